@@ -10,18 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aurep.validators.facts import Uncountable
+    from aurep.validators.facts import UncountableError
     from aurep.validators.relu_count import ReluCount, count_relus
     from aurep.validators.report import Check, Report
     from aurep.validators.validation import validate
 
-__all__ = ["Check", "ReluCount", "Report", "Uncountable", "count_relus", "validate"]
+__all__ = ["Check", "ReluCount", "Report", "UncountableError", "count_relus", "validate"]
 
 _HOMES = {
     "Check": "report",
     "ReluCount": "relu_count",
     "Report": "report",
-    "Uncountable": "facts",
+    "UncountableError": "facts",
     "count_relus": "relu_count",
     "validate": "validation",
 }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from aurep.validators.expression import NotASite
+from aurep.validators.expression import NotASiteError
 from aurep.validators.facts import Fact, attributes
 
 MAX_ELEMENTS = 2**26  # 256 MiB of fp32: more than any site has
@@ -27,7 +27,7 @@ class Constants:
         self.known: dict[str, NDArray[Any]] = {}
 
     def value(self, name: str) -> NDArray[Any]:
-        """Raises NotASite where `name` is no constant, or cannot be evaluated."""
+        """Raises NotASiteError where `name` is no constant, or cannot be evaluated."""
         if name not in self.known:
             self.known[name] = self._value(name)
         return self.known[name]
@@ -40,12 +40,12 @@ class Constants:
         if isinstance(value, int | float | list | tuple):
             array = np.asarray(value)
             return array if np.issubdtype(array.dtype, np.integer) else array.astype(np.float32)
-        raise NotASite("a constant is no dense tensor")
+        raise NotASiteError("a constant is no dense tensor")
 
     def _value(self, name: str) -> NDArray[Any]:
         fact = self.facts.get(name)
         if fact is None or not fact.constant or (fact.elements or 0) > MAX_ELEMENTS:
-            raise NotASite("an operand is no constant")
+            raise NotASiteError("an operand is no constant")
         if name in self.stored:
             return numpy_helper.to_array(self.stored[name])
         node = self.made[name]
@@ -56,6 +56,7 @@ class Constants:
         graph = helper.make_graph([node], "constant", types, [helper.make_value_info(name, onnx.TypeProto())])
         model = helper.make_model(graph, opset_imports=list(self.model.opset_import))
         try:
-            return np.asarray(ReferenceEvaluator(model).run(None, feeds)[0])
+            found: list[Any] = list(ReferenceEvaluator(model).run(None, feeds))
+            return np.asarray(found[0])
         except Exception as error:  # whatever the reference cannot evaluate is no part of a form that aurep writes
-            raise NotASite(f"a constant cannot be evaluated: {error}") from None
+            raise NotASiteError(f"a constant cannot be evaluated: {error}") from None

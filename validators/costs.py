@@ -1,11 +1,10 @@
 """What each ONNX operator costs under private inference, in elements compared.
 
 The rule: sums, products and rearrangements by public indices are free; every other operator costs at least one
-comparison an element, because whatever is not a polynomial can stand in for a ReLU (sqrt(x * x) is |x|, x * sigmoid(9e9 x)
-is ReLU, and frameworks evaluate such functions by comparisons or table look-ups anyway). An operator that neither table
-knows makes the graph uncountable. Operators on constants alone cost nothing: they are computed before the inference.
-
-`is_pooling` tells max-pooling proper from max-pooling over values arranged so that it becomes max(x, 0).
+comparison an element, because whatever is not a polynomial can stand in for a ReLU: sqrt(x * x) is |x|, and
+x * sigmoid(9e9 x) is ReLU. (Frameworks evaluate such functions by comparisons or table look-ups anyway.) An operator that
+neither table knows makes the graph uncountable. Operators on constants alone cost nothing: they are computed before the
+inference.
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto
 
-from aurep.validators.facts import FLOATS, Fact, Uncountable, describe
+from aurep.validators.facts import FLOATS, Fact, UncountableError, describe
 
 
 @dataclass(frozen=True)
@@ -46,18 +44,20 @@ class Call:
     def _elements(self, fact: Fact | None) -> int:
         elements = None if fact is None else fact.elements
         if elements is None:
-            raise Uncountable(
+            raise UncountableError(
                 f"{describe(self.node)} compares a tensor whose shape depends on values, so its cost is unknown; "
                 "export with static shapes (only the batch may be dynamic)."
             )
         return elements
 
-    def refuse(self, reason: str) -> Uncountable:
-        return Uncountable(f"{describe(self.node)} {reason}, so its comparisons cannot be counted; export without it.")
+    def refuse(self, reason: str) -> UncountableError:
+        return UncountableError(
+            f"{describe(self.node)} {reason}, so its comparisons cannot be counted; export without it."
+        )
 
 
 def comparisons(call: Call) -> int:
-    """Elements that `call` compares. Raises Uncountable for an operator or a use that no rule covers."""
+    """Elements that `call` compares. Raises UncountableError for an operator or a use that no rule covers."""
     op = call.node.op_type
     if op in _COSTS:
         return _COSTS[op](call)
@@ -71,48 +71,8 @@ def comparisons(call: Call) -> int:
     return call.leaving if wraps else 0  # integer arithmetic wraps around, which distinguishes signs
 
 
-def is_pooling(call: Call) -> bool:
-    """Whether a comparison takes the maximum over neighbours of one feature map, not of x and something set beside it."""
-    kinds = ("MaxPool", "GlobalMaxPool")
-    source = call.given(0)
-    plain = call.node.op_type in kinds and source is not None and source.uniform
-    dilated = any(step != 1 for step in call.attributes.get("dilations", ()))
-    return plain and not dilated and not _indices_used(call)
-
-
-def keeps_uniform(call: Call) -> bool:
-    """Whether the output is uniform (see `Fact`) given uniform inputs: true of what treats all positions alike.
-
-    Padding beyond the kernel's reach would set zeros beside the image for a later pooling to compare with.
-    """
-    op, tensors = call.node.op_type, [fact for fact in call.inputs if fact is not None]
-    data = [fact for fact in tensors if not fact.constant]
-    if op not in _UNIFORM or not data or not all(fact.uniform for fact in data) or _indices_used(call):
-        return False
-    if op == "Concat":
-        return call.attributes.get("axis") == 1 and len(data) == len(tensors)
-    if op in ("Conv", "MaxPool", "AveragePool"):
-        return len(data) == 1 and _pads_within_kernel(call)
-    return all(_same_everywhere(fact, len(data[0].shape or ())) for fact in tensors if fact.constant)
-
-
-def _same_everywhere(constant: Fact, rank: int) -> bool:
-    """Broadcast against a (N, C, H, W) tensor, does `constant` have one value per channel at most?"""
-    shape = constant.shape
-    return shape is not None and len(shape) <= rank and all(dim == 1 for dim in shape[-2:])
-
-
-def _pads_within_kernel(call: Call) -> bool:
-    weight = call.given(1)
-    default = weight.shape[2:] if weight is not None and weight.shape else ()
-    kernel = list(call.attributes.get("kernel_shape", default))
-    pads = list(call.attributes.get("pads", [0] * 2 * len(kernel)))
-    dilations = list(call.attributes.get("dilations", [1] * len(kernel)))
-    reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=False)] * 2
-    return len(pads) == len(reach) and all(0 <= pad <= most for pad, most in zip(pads, reach, strict=True))
-
-
-def _indices_used(call: Call) -> bool:
+def indices_used(call: Call) -> bool:
+    """Whether a MaxPool also says where its maxima were, which is a comparison of its own use."""
     return call.node.op_type == "MaxPool" and len(call.node.output) > 1 and bool(call.node.output[1])
 
 
@@ -134,7 +94,7 @@ def _clip(call: Call) -> int:
 
 def _window(call: Call) -> int:
     elements = prod(call.attributes["kernel_shape"])
-    used = max(elements - 1, int(_indices_used(call)))
+    used = max(elements - 1, int(indices_used(call)))
     return used * call.leaving
 
 
@@ -202,12 +162,17 @@ def _size(call: Call) -> int:
     return 0
 
 
-_ONE = """Relu LeakyRelu PRelu ThresholdedRelu Elu Selu Celu Abs Sign Sigmoid Tanh Softplus Softsign Gelu Mish Swish Erf
-Exp Log Sqrt Reciprocal Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh Atanh Floor Ceil Round Mod BitShift BitwiseAnd
-BitwiseOr BitwiseNot BitwiseXor Greater GreaterOrEqual Less LessOrEqual Equal IsInf IsNaN ReduceL2 ReduceLogSum""".split()
-_TWO = "HardSigmoid HardSwish Shrink QuantizeLinear QLinearConv QLinearMatMul".split()
-_NORMS = """InstanceNormalization LayerNormalization GroupNormalization RMSNormalization MeanVarianceNormalization LRN
-LpNormalization ReduceL1""".split()
+def _names(listed: str) -> list[str]:
+    return listed.split()
+
+
+_ONE = _names("""Relu LeakyRelu PRelu ThresholdedRelu Elu Selu Celu Abs Sign Sigmoid Tanh Softplus Softsign Gelu Mish
+Swish Erf Exp Log Sqrt Reciprocal Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh Atanh Floor Ceil Round Mod BitShift
+BitwiseAnd BitwiseOr BitwiseNot BitwiseXor Greater GreaterOrEqual Less LessOrEqual Equal IsInf IsNaN ReduceL2
+ReduceLogSum""")
+_TWO = _names("HardSigmoid HardSwish Shrink QuantizeLinear QLinearConv QLinearMatMul")
+_NORMS = _names("""InstanceNormalization LayerNormalization GroupNormalization RMSNormalization MeanVarianceNormalization LRN
+LpNormalization ReduceL1""")
 
 _COSTS: dict[str, Callable[[Call], int]] = {
     **dict.fromkeys(_ONE, _each(1)),
@@ -231,21 +196,18 @@ _COSTS: dict[str, Callable[[Call], int]] = {
 
 # Operators free of comparisons, with the inputs that must be constants: an index that is computed costs a look-up.
 _FREE: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys("Add Sub Mul Neg Sum Mean MatMul Gemm Conv ConvTranspose ConvInteger MatMulInteger Einsum".split(), ()),
-    **dict.fromkeys("AveragePool GlobalAveragePool Flatten Transpose Concat DepthToSpace SpaceToDepth".split(), ()),
-    **dict.fromkeys("Identity And Or Not Xor Where DequantizeLinear".split(), ()),
-    **dict.fromkeys("Squeeze Unsqueeze ReduceSum ReduceMean ReduceSumSquare ReduceProd".split(), (1,)),
-    **dict.fromkeys("Reshape Split Gather GatherElements GatherND CumSum Expand Tile Trilu".split(), (1,)),
-    **dict.fromkeys("ScatterElements ScatterND".split(), (1,)),
+    **dict.fromkeys(_names("Add Sub Mul Neg Sum Mean MatMul Gemm Conv ConvTranspose"), ()),
+    **dict.fromkeys(_names("ConvInteger MatMulInteger Einsum"), ()),
+    **dict.fromkeys(_names("AveragePool GlobalAveragePool Flatten Transpose Concat DepthToSpace SpaceToDepth"), ()),
+    **dict.fromkeys(_names("Identity And Or Not Xor Where DequantizeLinear"), ()),
+    **dict.fromkeys(_names("Squeeze Unsqueeze ReduceSum ReduceMean ReduceSumSquare ReduceProd"), (1,)),
+    **dict.fromkeys(_names("Reshape Split Gather GatherElements GatherND CumSum Expand Tile Trilu"), (1,)),
+    **dict.fromkeys(_names("ScatterElements ScatterND"), (1,)),
     "Slice": (1, 2, 3, 4),
     "Pad": (1, 2, 3),
     "Resize": (1, 2, 3),
     "ConstantOfShape": (0,),
 }
 _ARITHMETIC = frozenset(
-    "Add Sub Mul Neg Sum Mean MatMul Gemm Einsum ReduceSum ReduceMean ReduceSumSquare ReduceProd CumSum".split()
-)
-_UNIFORM = frozenset(
-    "Conv BatchNormalization Relu LeakyRelu Clip Sigmoid Add Sub Mul Div Pow Neg Identity Dropout Cast MaxPool "
-    "AveragePool Concat".split()
+    _names("Add Sub Mul Neg Sum Mean MatMul Gemm Einsum ReduceSum ReduceMean ReduceSumSquare ReduceProd CumSum")
 )

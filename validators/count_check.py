@@ -64,7 +64,7 @@ def _against_claim(count: ReluCount, metadata: Metadata) -> list[str]:
     if metadata.target not in EVERYWHERE and metadata.relu_count != count.total:
         problems.append(f"{count.total:,} ReLU-like elements were counted but {metadata.relu_count:,} are claimed.")
     if metadata.relu_count > metadata.relu_budget:
-        problems.append(f"{metadata.relu_count:,} kept elements are claimed, above the budget {metadata.relu_budget:,}.")
+        problems.append(f"{metadata.relu_count:,} kept are claimed, above the budget {metadata.relu_budget:,}.")
     return problems and [*problems, "Export the model again."]
 
 

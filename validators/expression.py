@@ -18,7 +18,7 @@ Floats = NDArray[np.float32]
 FLOOR_NEVER = -3e38  # a floor at or below which Max changes nothing that fp32 can hold
 
 
-class NotASite(Exception):
+class NotASiteError(Exception):
     """A group of nodes does not compute a hybrid activation."""
 
 
@@ -52,21 +52,21 @@ class Expression:
         """ReLU at `where`, everywhere by default. Only x itself may be rectified."""
         chosen = np.ones(self.source.size, bool) if where is None else where
         if not self.is_identity[chosen].all():
-            raise NotASite("a ReLU is applied to something other than the site's input")
+            raise NotASiteError("a ReLU is applied to something other than the site's input")
         terms = self.terms.copy()
         terms[1, chosen], terms[3, chosen] = 0, 1
         return replace(self, terms=terms)
 
     def reshaped(self, shape: tuple[int, ...]) -> Expression:
         if np.prod(shape, dtype=np.int64) != self.source.size:
-            raise NotASite("a reshape crosses the batch")
+            raise NotASiteError("a reshape crosses the batch")
         return replace(self, shape=shape)
 
     def taken(self, indices: NDArray[Any]) -> Expression:
         if len(self.shape) != 1 or indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):
-            raise NotASite("a gather does not index flattened elements")
+            raise NotASiteError("a gather does not index flattened elements")
         if indices.size and not -self.source.size <= indices.min() <= indices.max() < self.source.size:
-            raise NotASite("a gather reaches beyond its tensor")
+            raise NotASiteError("a gather reaches beyond its tensor")
         return Expression((indices.size,), self.source[indices], self.terms[:, indices])
 
     def spread(self, constant: NDArray[Any]) -> Floats:
@@ -77,7 +77,7 @@ class Expression:
         try:
             return np.broadcast_to(squeezed, self.shape).reshape(-1).astype(np.float32, copy=False)
         except ValueError:
-            raise NotASite("a constant does not fit the site's shape") from None
+            raise NotASiteError("a constant does not fit the site's shape") from None
 
     def scaled(self, constant: NDArray[Any]) -> Expression:
         return replace(self, terms=_times(self.terms, self.spread(constant)[None]))
@@ -92,7 +92,7 @@ class Expression:
         floor = self.spread(constant)
         rectifies, idle = floor == 0, floor <= FLOOR_NEVER
         if not (rectifies | idle).all():
-            raise NotASite("a floor is neither 0 nor absent")
+            raise NotASiteError("a floor is neither 0 nor absent")
         return self.rectified(rectifies)
 
     def plus(self, other: Expression) -> Expression:
@@ -104,7 +104,7 @@ class Expression:
         self._check_aligned(other)
         a, b = self.terms, other.terms
         if a[3].any() or b[3].any():
-            raise NotASite("a ReLU is multiplied by the site's input")
+            raise NotASiteError("a ReLU is multiplied by the site's input")
         product = np.zeros_like(a)
         for i in range(3):
             for j in range(3):
@@ -112,7 +112,7 @@ class Expression:
                 if i + j < 3:
                     product[i + j] = _plus(product[i + j], term)
                 elif term.any():
-                    raise NotASite("a polynomial is of a degree above 2")
+                    raise NotASiteError("a polynomial is of a degree above 2")
         return replace(self, terms=product)
 
     def where(self, condition: NDArray[Any], other: Expression) -> Expression:
@@ -122,12 +122,12 @@ class Expression:
 
     def _check_aligned(self, other: Expression) -> None:
         if self.shape != other.shape or not np.array_equal(self.source, other.source):
-            raise NotASite("two different arrangements of the site's input are combined")
+            raise NotASiteError("two different arrangements of the site's input are combined")
 
 
 def concatenated(parts: list[Expression]) -> Expression:
     if any(len(part.shape) != 1 for part in parts):
-        raise NotASite("a concatenation is not of flattened elements")
+        raise NotASiteError("a concatenation is not of flattened elements")
     source = np.concatenate([part.source for part in parts])
     return Expression((source.size,), source, np.concatenate([part.terms for part in parts], axis=1))
 

@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
-class Uncountable(AurepError):
+class UncountableError(AurepError):
     """The comparisons of a graph cannot be bounded from the graph alone. The sentence names the node and the reason."""
 
 
@@ -62,3 +62,9 @@ def describe(node: onnx.NodeProto) -> str:
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """Attribute values by name; sub-graphs as GraphProto."""
     return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if a.type and not a.ref_attr_name}
+
+
+def site_name(node: onnx.NodeProto) -> str:
+    """The site that a node belongs to: `layer1.0.relu/Relu` to `layer1.0.relu`, torch's `/layer1/Relu` to `/layer1`."""
+    name = node.name or (node.output[0] if node.output else node.op_type)
+    return name.rpartition("/")[0] if name.startswith("/") else name.partition("/")[0]

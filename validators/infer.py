@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
-from aurep.validators.facts import Fact, Shape, Uncountable, attributes, describe
+from aurep.validators.facts import Fact, Shape, UncountableError, attributes, describe
 
 FOLD_LIMIT = 4096  # elements: shape arithmetic needs a handful, and folding must never cost memory
 STANDARD = ("", "ai.onnx")
@@ -25,8 +25,8 @@ STANDARD = ("", "ai.onnx")
 # What may be done to a number derived from the batch size: anything affine. The rest (comparing it, dividing by it)
 # could make a graph cheap at the batch sizes that are tried and expensive at others.
 _BATCH_ARITHMETIC = frozenset(
-    "Gather Slice Concat Unsqueeze Squeeze Cast Identity Reshape Mul Add Sub Shape Size ReduceProd Constant "
-    "ConstantOfShape Expand Tile".split()
+    {"Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Identity", "Reshape", "Expand", "Tile", "Constant"}
+    | {"ConstantOfShape", "Mul", "Add", "Sub", "Shape", "Size", "ReduceProd"}
 )
 
 
@@ -59,7 +59,7 @@ def infer(
         dynamic: the batch size is symbolic, so what is measured of a shape depends on it.
 
     Raises:
-        Uncountable: the operator does not exist, or its inputs do not fit it.
+        UncountableError: the operator does not exist, or its inputs do not fit it.
     """
     if node.op_type == "Constant":
         return (_constant(node),)
@@ -73,7 +73,7 @@ def infer(
         facts = _folded(node, known, facts, opsets)
     batched = any(fact.batched for fact in inputs)
     if batched and node.op_type not in _BATCH_ARITHMETIC and any(fact.data is not None for fact in facts):
-        raise Uncountable(
+        raise UncountableError(
             f"{describe(node)} computes with the batch size beyond sums and products, so the cost per image is "
             "unknown; export with a fixed batch."
         )
@@ -81,14 +81,16 @@ def infer(
 
 
 def schema_of(node: onnx.NodeProto, opsets: Mapping[str, int]) -> Any:
-    """The operator's schema. Raises Uncountable where the opset has none."""
+    """The operator's schema. Raises UncountableError where the opset has none."""
     version = opsets.get("", 0)
     try:
         schema = onnx.defs.get_schema(node.op_type, version, "")
     except onnx.defs.SchemaError:
         schema = None
     if schema is None or schema.deprecated:
-        raise Uncountable(f"{describe(node)} is no operator of ONNX opset {version}; export with standard operators.")
+        raise UncountableError(
+            f"{describe(node)} is no operator of ONNX opset {version}; export with standard operators."
+        )
     return schema
 
 
@@ -102,7 +104,9 @@ def _inferred(node: onnx.NodeProto, known: Mapping[str, Fact], opsets: Mapping[s
         found = shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=imports)
     except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[-1][:200]
-        raise Uncountable(f"{describe(node)} does not fit its inputs ({reason}); export the model again.") from None
+        raise UncountableError(
+            f"{describe(node)} does not fit its inputs ({reason}); export the model again."
+        ) from None
     return [type_fact(found[name]) if name in found else Fact(0, None) for name in node.output]
 
 
@@ -116,7 +120,7 @@ def _constant(node: onnx.NodeProto) -> Fact:
     if isinstance(tensor, onnx.TensorProto):
         return tensor_fact(tensor)
     if len(values) != 1 or "sparse_value" in values or any("string" in key for key in values):
-        raise Uncountable(f"{describe(node)} holds no plain tensor; export with dense tensors.")
+        raise UncountableError(f"{describe(node)} holds no plain tensor; export with dense tensors.")
     (key, value), *_ = values.items()
     array = np.asarray(value, dtype=np.int64 if "int" in key else np.float32)
     kind = onnx.TensorProto.INT64 if "int" in key else onnx.TensorProto.FLOAT

@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import helper
 
 from aurep.errors import AurepError
@@ -61,8 +61,7 @@ def read_model(file: Path) -> onnx.ModelProto:
     if size >= MAX_FILE_BYTES:
         raise AurepError(f"{file} has {size:,} bytes, but a single ONNX file holds less than 2 GiB; give an ONNX file.")
     try:
-        data = file.read_bytes()
-        model = onnx.ModelProto.FromString(data)
+        model: onnx.ModelProto = onnx.ModelProto.FromString(file.read_bytes())
     except OSError as error:
         raise AurepError(f"{file} cannot be read: {error.strerror}; check its permissions.") from None
     except DecodeError:
@@ -154,7 +153,9 @@ def _expected_bytes(tensor: onnx.TensorProto, file: Path) -> int:
     if any(dim < 0 for dim in tensor.dims):
         raise AurepError(f"{file}: tensor {tensor.name!r} has a negative dimension; export the model again.")
     try:
-        bits = 4 if tensor.data_type in _FOUR_BITS else helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * 8
+        bits: int = (
+            4 if tensor.data_type in _FOUR_BITS else helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * 8
+        )
     except (KeyError, TypeError):
         raise AurepError(f"{file}: tensor {tensor.name!r} is of an unknown data type; export again.") from None
     return -(-prod(tensor.dims) * bits // 8)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from aurep.metadata import coefficient_digest
 from aurep.validators.constants import Constants
-from aurep.validators.expression import UNARY, Expression, NotASite, concatenated
-from aurep.validators.facts import Fact, Uncountable, attributes
+from aurep.validators.expression import UNARY, Expression, NotASiteError, concatenated
+from aurep.validators.facts import Fact, UncountableError, attributes, site_name
 from aurep.validators.infer import STANDARD
 
 
@@ -81,14 +81,14 @@ def recover_sites(model: onnx.ModelProto) -> dict[str, RecoveredSite]:
 
     try:
         facts, batch = walk_once(model)
-    except Uncountable:
+    except UncountableError:
         return {}
     reader = _Reader(model, facts, batch)
     found = {}
     for name, nodes in _groups(model.graph).items():
         try:
             site = reader.read(name, nodes)
-        except NotASite:
+        except NotASiteError:
             continue
         found[name] = site
     return found
@@ -102,9 +102,8 @@ def pointwise_sites(model: onnx.ModelProto) -> dict[str, str]:
 def _groups(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
     groups: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in graph.node:
-        prefix = node.name.rpartition("/")[0]
-        if prefix:
-            groups[prefix].append(node)
+        if "/" in node.name:
+            groups[site_name(node)].append(node)
     return groups
 
 
@@ -123,14 +122,14 @@ class _Reader:
         self.results = {value.name for value in model.graph.output}
 
     def read(self, name: str, nodes: list[onnx.NodeProto]) -> RecoveredSite:
-        """Raises NotASite."""
+        """Raises NotASiteError."""
         work = [node for node in nodes if not all(self.is_constant(output) for output in node.output)]
         made = {output for node in work for output in node.output}
         outside = {i for node in work for i in node.input if i and i not in made and not self.is_constant(i)}
         own = {self.index[output] for output in made if output}
         leaving = [o for o in made if o in self.results or self.readers[o] - own]
         if len(outside) != 1 or len(leaving) != 1:
-            raise NotASite("a site has one input and one output")
+            raise NotASiteError("a site has one input and one output")
         source = outside.pop()
         values = {source: Expression.identity(self.shape(source))}
         for node in work:
@@ -138,9 +137,9 @@ class _Reader:
         final = values[leaving[0]]
         relu = final.terms[3]
         if not final.in_place or final.shape != values[source].shape or not np.isin(relu, (0, 1)).all():
-            raise NotASite("elements do not end where they began")
+            raise NotASiteError("elements do not end where they began")
         if final.terms[:3, relu == 1].any():
-            raise NotASite("a ReLU is mixed with a polynomial")
+            raise NotASiteError("a ReLU is mixed with a polynomial")
         return RecoveredSite(name, source, leaving[0], final, _full_polynomial(values, source))
 
     def is_constant(self, name: str) -> bool:
@@ -150,7 +149,7 @@ class _Reader:
         """Per image."""
         fact = self.facts.get(name)
         if fact is None or not fact.is_float or not fact.shape or fact.shape[0] != self.batch:
-            raise NotASite("a tensor has no leading batch")
+            raise NotASiteError("a tensor has no leading batch")
         return fact.shape[1:]
 
     def evaluate(self, node: onnx.NodeProto, values: dict[str, Expression]) -> None:
@@ -163,7 +162,7 @@ class _Reader:
         if function is not None and depth < 8:
             return self.inside(function, arguments, depth)
         if node.domain not in STANDARD:
-            raise NotASite("a custom operator")
+            raise NotASiteError("a custom operator")
         return [_apply(node, arguments, lambda: self.shape(node.output[0]))]
 
     def inside(self, function: onnx.FunctionProto, arguments: list[Any], depth: int) -> list[Expression]:
@@ -175,11 +174,11 @@ class _Reader:
                 continue
             inputs = [values.get(i) if i else None for i in node.input]
             if not any(isinstance(value, Expression) for value in inputs):
-                raise NotASite("a function computes with constants alone")
+                raise NotASiteError("a function computes with constants alone")
             values.update(zip(node.output, self.call(node, inputs, depth + 1), strict=False))
         results = [values.get(name) for name in function.output]
         if not all(isinstance(value, Expression) for value in results):
-            raise NotASite("a function returns a constant")
+            raise NotASiteError("a function returns a constant")
         return [value for value in results if isinstance(value, Expression)]
 
 
@@ -207,7 +206,7 @@ def _apply(node: onnx.NodeProto, arguments: list[Any], shape_of_output: Any) -> 
         if len(given) == 2:
             return given[0].plus(given[1]) if op == "Add" else given[0].times(given[1])
         return given[0].shifted(constants[0]) if op == "Add" else given[0].scaled(constants[0])
-    raise NotASite(f"{op} is no part of a hybrid activation")
+    raise NotASiteError(f"{op} is no part of a hybrid activation")
 
 
 def _full_polynomial(values: Mapping[str, Expression], source: str) -> Expression | None:

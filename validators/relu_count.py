@@ -1,7 +1,7 @@
 """How many elements per image a graph really compares, counted from the graph alone.
 
-A dynamic batch is counted at several sizes, one of them drawn at random: the cost must be the same multiple of the batch
-each time. A fixed batch is divided out where the first input and the first output share it.
+A dynamic batch is counted at several sizes, one of them drawn at random: the cost must be the same multiple of it each
+time. A fixed batch is divided out where the first input and the first output share it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import onnx
 
-from aurep.validators.facts import Fact, Uncountable
+from aurep.validators.facts import Fact, UncountableError
 from aurep.validators.infer import type_fact
 from aurep.validators.reading import read
 from aurep.validators.walk import Walk
@@ -54,7 +54,7 @@ def count_relus(path: str | Path) -> ReluCount:
 
     Raises:
         AurepError: the file cannot be read.
-        Uncountable: it is a graph whose comparisons cannot be bounded from the graph alone (an AurepError too).
+        UncountableError: it is a graph whose comparisons cannot be bounded from the graph alone (an AurepError too).
     """
     from aurep.validators.recovery import pointwise_sites
 
@@ -71,7 +71,7 @@ def count(model: onnx.ModelProto, pointwise: Mapping[str, str] | None = None) ->
     sizes = (1, 2, 3, 4 + secrets.randbelow(60))
     counts = [_per_image(_walk(model, size, pointwise or {}), size, None) for size in sizes]
     if any(other.comparisons != counts[0].comparisons or other.sites != counts[0].sites for other in counts):
-        raise Uncountable(
+        raise UncountableError(
             "the number of comparisons does not grow in proportion to the batch, so a count per image has no meaning; "
             "export with a fixed batch."
         )
@@ -79,7 +79,7 @@ def count(model: onnx.ModelProto, pointwise: Mapping[str, str] | None = None) ->
 
 
 def walk_once(model: onnx.ModelProto) -> tuple[dict[str, Fact], int]:
-    """Facts of the main graph's tensors, and the batch they were taken at. Raises Uncountable."""
+    """Facts of the main graph's tensors, and the batch they were taken at. Raises UncountableError."""
     batch = fixed_batch(model) or 2
     facts = {value.name: _input_fact(value, batch) for value in model_inputs(model)}
     return Walk(model, dynamic=fixed_batch(model) is None).run(facts), batch
@@ -89,20 +89,20 @@ def fixed_batch(model: onnx.ModelProto) -> int | None:
     """The batch that the file fixes: 1 where none is recognisable, None where it is dynamic.
 
     Raises:
-        Uncountable: a dimension other than the batch is dynamic.
+        UncountableError: a dimension other than the batch is dynamic.
     """
     inputs = model_inputs(model)
     dynamic = False
     for value in inputs:
         if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
-            raise Uncountable(
+            raise UncountableError(
                 f"input {value.name!r} declares no tensor shape, so nothing can be counted; export with static shapes."
             )
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if dim.HasField("dim_value") and dim.dim_value > 0:
                 continue
             if axis:
-                raise Uncountable(
+                raise UncountableError(
                     f"dimension {axis} of input {value.name!r} is dynamic, so the cost is unknown; "
                     "export with static shapes (only the batch may be dynamic)."
                 )
@@ -140,10 +140,10 @@ def _check_output(model: onnx.ModelProto, found: Mapping[str, Fact], batch: int)
     """The batch that is divided out must be there at the end, or one image's work would count as a batch's."""
     name = model.graph.output[0].name
     if name not in found:
-        raise Uncountable(f"the graph never computes its output {name!r}; export the model again.")
+        raise UncountableError(f"the graph never computes its output {name!r}; export the model again.")
     shape = found[name].shape
     if batch > 1 and (not shape or shape[0] != batch):
-        raise Uncountable(
+        raise UncountableError(
             f"the input holds a batch of {batch} images but the output's shape is {shape}, so a count per image has no "
             "meaning; export with one output row an image."
         )
@@ -157,7 +157,7 @@ def _per_image(walk: Walk, divisor: int, batch: int | None) -> ReluCount:
         if not entry.pooling:
             sites[entry.site] += entry.elements
     if any(elements % divisor for elements in (*types.values(), *sites.values())):
-        raise Uncountable(
+        raise UncountableError(
             f"the comparisons do not divide by the batch of {divisor}, so a count per image has no meaning; "
             "export with a batch that every layer keeps."
         )

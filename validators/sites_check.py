@@ -1,4 +1,4 @@
-"""Are the masks and polynomials in the graph those of the checkpoint, bit for bit? Without one: those of the digests."""
+"""Are the masks and polynomials in the graph those of the checkpoint, or of the claimed digests, bit for bit?"""
 
 from __future__ import annotations
 

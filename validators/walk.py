@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
-from aurep.validators.costs import Call, comparisons, is_pooling, keeps_uniform
-from aurep.validators.facts import UNKNOWN, Fact, Uncountable, attributes, describe
+from aurep.validators.costs import Call, comparisons
+from aurep.validators.facts import UNKNOWN, Fact, UncountableError, attributes, describe, site_name
 from aurep.validators.infer import STANDARD, infer, schema_of, tensor_fact
+from aurep.validators.pooling import is_pooling, keeps_uniform
 
 MAX_VISITS = 200_000  # nodes; a real network has thousands, a file of nested functions can have any number
 MAX_DEPTH = 50  # nested functions and bodies
@@ -54,13 +55,13 @@ class Walk:
     visits: int = 0
 
     def run(self, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
-        """Facts of every tensor of the main graph. Raises Uncountable."""
+        """Facts of every tensor of the main graph. Raises UncountableError."""
         self._functions = {(f.domain, f.name, f.overload): f for f in self.model.functions}
         for function in self.model.functions:
             if not function.domain or function.domain.startswith(RESERVED):
-                raise Uncountable(
-                    f"the file defines the function {function.domain}::{function.name} in a domain that runtimes define "
-                    "themselves, so what runs is unknown; export without functions in such domains."
+                raise UncountableError(
+                    f"the file defines the function {function.domain}::{function.name} in a domain that runtimes "
+                    "define themselves, so what runs is unknown; export without functions in such domains."
                 )
         return self._graph(self.model.graph, {}, inputs, _Place(_versions(self.model.opset_import)))
 
@@ -69,7 +70,9 @@ class Walk:
     ) -> dict[str, Fact]:
         scope = _Scope(outer)
         if graph.sparse_initializer:
-            raise Uncountable("the file holds sparse initializers, whose cost is unknown; export with dense tensors.")
+            raise UncountableError(
+                "the file holds sparse initializers, whose cost is unknown; export with dense tensors."
+            )
         for name, fact in inputs.items():
             scope.define(name, fact)
         for tensor in graph.initializer:
@@ -82,16 +85,16 @@ class Walk:
     def _visit(self, node: onnx.NodeProto, scope: _Scope, place: _Place) -> None:
         self.visits += 1
         if self.visits > MAX_VISITS or place.depth > MAX_DEPTH:
-            raise Uncountable(
+            raise UncountableError(
                 f"the graph unfolds to more than {MAX_VISITS:,} nodes or nests deeper than {MAX_DEPTH} levels at "
                 f"{describe(node)}; export a flat graph."
             )
-        inner = replace(place, depth=place.depth + 1, site=place.site or _site_name(node))
+        inner = replace(place, depth=place.depth + 1, site=place.site or site_name(node))
         inputs = tuple(scope.find(name, node) if name else None for name in node.input)
         if (node.domain, node.op_type, node.overload) in self._functions:
             outputs = self._function(node, inputs, inner)
         elif node.domain not in STANDARD:
-            raise Uncountable(
+            raise UncountableError(
                 f"{describe(node)} is a custom operator that the file does not define, so its comparisons cannot be "
                 "counted; export with standard operators."
             )
@@ -123,7 +126,7 @@ class Walk:
     def _function(self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], place: _Place) -> tuple[Fact, ...]:
         function = self._functions[node.domain, node.op_type, node.overload]
         if len(node.input) > len(function.input) or len(node.output) > len(function.output):
-            raise Uncountable(f"{describe(node)} does not fit the function it calls; export the model again.")
+            raise UncountableError(f"{describe(node)} does not fit the function it calls; export the model again.")
         scope = _Scope({})
         for name, fact in zip(function.input, inputs, strict=False):
             if fact is not None:
@@ -150,12 +153,12 @@ class Walk:
     ) -> tuple[Fact, ...]:
         body, trip = attributes(node)["body"], inputs[0]
         if trip is None or trip.data is None or trip.data.size != 1:
-            raise Uncountable(
+            raise UncountableError(
                 f"{describe(node)} runs a number of times that depends on values, so its comparisons cannot be "
                 "counted; unroll the loop or give it a constant trip count."
             )
         trips = max(0, int(trip.data.reshape(())))
-        carried = [replace(fact or UNKNOWN, constant=False, data=None, uniform=False) for fact in inputs[2:]]
+        carried = [_carried(fact) for fact in inputs[2:]]
         flags = [Fact(onnx.TensorProto.INT64, ()), Fact(onnx.TensorProto.BOOL, ())]
         results = self._body(node, body, [*flags, *carried], scope, replace(place, trips=place.trips * trips))
         _check_carried(node, carried, results[1 : 1 + len(carried)])
@@ -166,12 +169,14 @@ class Walk:
     ) -> tuple[Fact, ...]:
         values = attributes(node)
         body, scans = values["body"], values["num_scan_inputs"]
-        states = [replace(f or UNKNOWN, constant=False, data=None, uniform=False) for f in inputs[: len(inputs) - scans]]
+        states = [
+            replace(f or UNKNOWN, constant=False, data=None, uniform=False) for f in inputs[: len(inputs) - scans]
+        ]
         axes = values.get("scan_input_axes", [0] * scans)
         slices, trips = [], 0
         for fact, axis in zip(inputs[len(states) :], axes, strict=True):
             if fact is None or not fact.shape or place.opsets.get("", 0) < 9:
-                raise Uncountable(f"{describe(node)} scans a tensor of unknown length; unroll it.")
+                raise UncountableError(f"{describe(node)} scans a tensor of unknown length; unroll it.")
             axis %= len(fact.shape)
             trips = fact.shape[axis]
             slices.append(Fact(fact.elem_type, fact.shape[:axis] + fact.shape[axis + 1 :]))
@@ -185,7 +190,7 @@ class Walk:
         self, node: onnx.NodeProto, body: onnx.GraphProto, given: list[Fact], scope: _Scope, place: _Place
     ) -> list[Fact]:
         if len(given) != len(body.input):
-            raise Uncountable(f"{describe(node)} does not fit the inputs of its body; export the model again.")
+            raise UncountableError(f"{describe(node)} does not fit the inputs of its body; export the model again.")
         inputs = {value.name: fact for value, fact in zip(body.input, given, strict=True)}
         return _results(body, self._graph(body, scope.everything, inputs, place), scope, node)
 
@@ -203,13 +208,13 @@ class _Scope:
 
     def define(self, name: str, fact: Fact) -> None:
         if name in self.facts or name in self.outer:
-            raise Uncountable(f"the graph defines the tensor {name!r} twice; export the model again.")
+            raise UncountableError(f"the graph defines the tensor {name!r} twice; export the model again.")
         self.facts[name] = fact
 
     def find(self, name: str, node: onnx.NodeProto) -> Fact:
         fact = self.facts.get(name) or self.outer.get(name)
         if fact is None:
-            raise Uncountable(
+            raise UncountableError(
                 f"{describe(node)} reads {name!r}, which nothing before it computes; export the model again."
             )
         return fact
@@ -231,16 +236,17 @@ def _stacked(fact: Fact, trips: int, axis: int) -> Fact:
     return Fact(fact.elem_type, (*fact.shape[:place], trips, *fact.shape[place:]))
 
 
+def _carried(fact: Fact | None) -> Fact:
+    """What a body may assume of a value that it changes from trip to trip: type and shape."""
+    return replace(fact or UNKNOWN, constant=False, data=None, uniform=False)
+
+
 def _check_carried(node: onnx.NodeProto, before: Iterable[Fact], after: Iterable[Fact]) -> None:
     for a, b in zip(before, after, strict=True):
         if a.shape is None or a.shape != b.shape:
-            raise Uncountable(f"{describe(node)} changes the shape of what it carries, so its cost is unknown; unroll it.")
-
-
-def _site_name(node: onnx.NodeProto) -> str:
-    """`layer1.0.relu/Relu` belongs to the site `layer1.0.relu`."""
-    name = node.name or (node.output[0] if node.output else node.op_type)
-    return name.rpartition("/")[0] or name
+            raise UncountableError(
+                f"{describe(node)} changes the shape of what it carries, so its cost is unknown; unroll it."
+            )
 
 
 def _versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
@@ -258,9 +264,7 @@ def _bound(node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]) -> on
     return bound
 
 
-def _bound_attributes(
-    node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]
-) -> Iterator[onnx.AttributeProto]:
+def _bound_attributes(node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]) -> Iterator[onnx.AttributeProto]:
     for attribute in node.attribute:
         copy = onnx.AttributeProto()
         copy.CopyFrom(attribute)
@@ -274,4 +278,3 @@ def _bound_attributes(
             del copy.g.node[:]
             copy.g.node.extend(nodes)
         yield copy
-

@@ -15,30 +15,33 @@ from aurep.errors import AurepError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_GREY_MODES = ("1", "L", "LA")
+GREY_MODES = ("1", "L", "LA")
 _DEEP_MODES = ("I", "F")  # and I;16 in its byte orders: more than eight bits per pixel
 
 
-def all_grey(files: Sequence[Path]) -> bool:
-    """Whether every file is an 8-bit greyscale image, so that one channel holds all there is."""
-    return all(mode in _GREY_MODES for mode, _ in _headers(files))
+def survey(files: Sequence[Path], input_size: int | None = None) -> tuple[tuple[int, int], int]:
+    """What `decode_files` needs to know: (height, width), and channels, 1 if all files are greyscale, else 3.
 
-
-def common_size(files: Sequence[Path]) -> tuple[int, int]:
-    """(height, width) that all files have.
+    Args:
+        files: at least one.
+        input_size: pixels per side to resize to; without it all files must have one size.
 
     Raises:
-        AurepError: a file is no image, or two differ in size; it names them.
+        AurepError: a file is no 8-bit image, or two differ in size; it names them.
     """
-    sizes = [size for _, size in _headers(files)]
-    for file, size in zip(files, sizes, strict=True):
-        if size != sizes[0]:
+    with ThreadPoolExecutor() as pool:
+        headers = list(pool.map(_header, files))
+    channels = 1 if all(mode in GREY_MODES for mode, _ in headers) else 3
+    if input_size is not None:
+        return (input_size, input_size), channels
+    width, height = headers[0][1]
+    for file, (_, size) in zip(files, headers, strict=True):
+        if size != (width, height):
             raise AurepError(
-                f"{file} has {size[0]}x{size[1]} pixels and {files[0]} {sizes[0][0]}x{sizes[0][1]}; expected one size: "
+                f"{file} has {size[0]}x{size[1]} pixels and {files[0]} {width}x{height}; expected one size: "
                 "give input_size to resize them all."
             )
-    width, height = sizes[0]
-    return height, width
+    return (height, width), channels
 
 
 def decode_files(files: Sequence[Path], size: tuple[int, int], channels: int) -> Pixels:
@@ -73,11 +76,6 @@ def to_pixels(image: Image, size: tuple[int, int], channels: int) -> Pixels:
         converted = converted.resize((width, height), PillowImage.Resampling.BILINEAR)
     pixels = np.asarray(converted)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def _headers(files: Sequence[Path]) -> list[tuple[str, tuple[int, int]]]:
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(_header, files))
 
 
 def _header(file: Path) -> tuple[str, tuple[int, int]]:

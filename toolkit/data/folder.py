@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aurep.data.decode import all_grey, common_size, decode_files
+from aurep.data.decode import decode_files, survey
 from aurep.data.images import Labels, Pixels, RawData, fixed_order, fixed_split
 from aurep.errors import AurepError
 
@@ -87,6 +87,5 @@ def list_images(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], Lab
 
 def _decode_alike(parts: list[list[Path]], input_size: int | None) -> list[Pixels]:
     everything = [file for files in parts for file in files]
-    size = common_size(everything) if input_size is None else (input_size, input_size)
-    channels = 1 if all_grey(everything) else 3
+    size, channels = survey(everything, input_size)
     return [decode_files(files, size, channels) for files in parts]

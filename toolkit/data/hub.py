@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from aurep.data.decode import to_pixels
+from aurep.data.decode import GREY_MODES, to_pixels
 from aurep.data.images import Labels, Pixels, RawData, fixed_order
 from aurep.errors import AurepError
 
@@ -46,9 +46,10 @@ def read_hub(name: str, data_dir: Path, input_size: int | None = None) -> RawDat
         raise AurepError(f"data hf:{name} has no test or validation split beside train; choose a set that has.")
     image_key, label_key = (_column(name, loaded["train"], kind) for kind in ("Image", "ClassLabel"))
     classes = tuple(loaded["train"].features[label_key].names)
-    channels = 1 if _is_grey(loaded["train"], image_key) else 3
-    x_train, y_train = _arrays(name, loaded["train"], image_key, label_key, input_size, channels)
-    x_test, y_test = _arrays(name, loaded[test], image_key, label_key, input_size, channels)
+    train, y_train = _decoded(name, loaded["train"], image_key, label_key, input_size)
+    tested, y_test = _decoded(name, loaded[test], image_key, label_key, input_size)
+    channels = max(len(pixels) for pixels in (*train, *tested))
+    x_train, x_test = _stacked(train, channels), _stacked(tested, channels)
     order = fixed_order(len(y_train))
     return RawData(x_train[order], y_train[order], x_test, y_test, classes)
 
@@ -60,13 +61,9 @@ def _column(name: str, split: Any, kind: str) -> str:
     raise AurepError(f"data hf:{name} has no column of kind {kind} among {', '.join(split.features)}.")
 
 
-def _is_grey(split: Any, image_key: str) -> bool:
-    return all(row[image_key].mode in ("1", "L", "LA") for row in split)
-
-
-def _arrays(
-    name: str, split: Any, image_key: str, label_key: str, input_size: int | None, channels: int
-) -> tuple[Pixels, Labels]:
+def _decoded(
+    name: str, split: Any, image_key: str, label_key: str, input_size: int | None
+) -> tuple[list[Pixels], Labels]:
     pixels: list[Pixels] = []
     labels: list[int] = []
     size = None if input_size is None else (input_size, input_size)
@@ -79,8 +76,12 @@ def _arrays(
                 f"data hf:{name} has images of {image.width}x{image.height} and of {size[1]}x{size[0]} pixels; "
                 "give input_size to resize them all."
             )
-        pixels.append(to_pixels(image, size, channels))
+        pixels.append(to_pixels(image, size, 1 if image.mode in GREY_MODES else 3))
         labels.append(row[label_key])
     if not pixels:
         raise AurepError(f"data hf:{name} has an empty split; choose a set with images in train and test.")
-    return np.stack(pixels), np.array(labels, np.int64)
+    return pixels, np.array(labels, np.int64)
+
+
+def _stacked(images: list[Pixels], channels: int) -> Pixels:
+    return np.stack([np.broadcast_to(pixels, (channels, *pixels.shape[1:])) for pixels in images])

@@ -6,6 +6,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pooch
 from aurep.errors import AurepError
 
 _TIMEOUT = 60  # seconds without an answer
+_STALE = 24 * 60 * 60  # seconds
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ SOURCES: Mapping[str, Source] = {
         "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
         "md5:eb9058c3a382ffc7106e4002c42a8d85",
         "cifar-100-python",
-        "test",
+        "meta",
     ),
     "tiny-imagenet": Source(
         "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
@@ -73,6 +75,10 @@ def locate(name: str, source: Source, data_dir: Path, *, download: bool = True) 
     for candidate in candidates:
         if (candidate / source.marker).is_file():
             return candidate
+    if candidates[0].exists():
+        raise AurepError(
+            f"{candidates[0]} is there but lacks {source.marker}; it is incomplete: remove it, or unpack it again."
+        )
     looked = f"data {name!r} was looked for in {candidates[0]} and in {data_dir} itself, and is not there"
     remedy = f"pass --data-dir with the folder that holds {source.folder}"
     if not download:
@@ -90,6 +96,7 @@ def locate(name: str, source: Source, data_dir: Path, *, download: bool = True) 
 def _download(source: Source, data_dir: Path) -> None:
     # Everything happens in a hidden folder beside the destination; the last step is a rename, which is all or nothing.
     data_dir.mkdir(parents=True, exist_ok=True)
+    _remove_stale(source, data_dir)
     work = Path(tempfile.mkdtemp(dir=data_dir, prefix=f".{source.folder}."))
     try:
         fetch = pooch.HTTPDownloader(timeout=_TIMEOUT)
@@ -106,6 +113,13 @@ def _download(source: Source, data_dir: Path) -> None:
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_stale(source: Source, data_dir: Path) -> None:
+    """Remove what downloads that were killed left behind; a day is more than any that still runs has taken."""
+    for left in data_dir.glob(f".{source.folder}.*"):
+        if time.time() - left.stat().st_mtime > _STALE:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _unpack(archive: Path, folder: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aurep.data.decode import common_size, decode_files
+from aurep.data.decode import decode_files, survey
 from aurep.data.images import Labels, RawData, fixed_order
 from aurep.errors import AurepError
 
@@ -36,7 +36,7 @@ def read_tiny_imagenet(folder: Path) -> RawData:
     test_files, y_test = _annotated(folder / "val", classes)
     if not train_files or not test_files:
         raise AurepError(f"{folder} has no images in train or in val; unpack the official archive again.")
-    size = common_size(train_files + test_files)
+    size, _ = survey(train_files + test_files)
     order = fixed_order(len(train_files))
     x_train = decode_files([train_files[i] for i in order], size, 3)
     y_train = np.array(train_labels, np.int64)[order]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,9 @@ TOTALS = [
     ("vgg16", 32, None, 276_480),
     ("vgg16", 64, None, 1_105_920),
 ]
+
+# Looked up, not imported: importing timm needs what build_model does first.
+needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
 
 
 def relu_total(model: nn.Module, pixels: int) -> int:
@@ -207,8 +211,8 @@ def test_timm_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> N
         build_model("timm:resnet18", num_classes=10)
 
 
+@needs_timm
 def test_timm_efficientnet_b2_has_its_published_activations() -> None:
-    pytest.importorskip("timm", reason="needs timm")
     with torch.device("meta"):
         model = build_model("timm:efficientnet_b2", num_classes=1000).eval()
     seen: list[int] = []
@@ -219,7 +223,7 @@ def test_timm_efficientnet_b2_has_its_published_activations() -> None:
     assert sum(seen) == 8_804_162
 
 
+@needs_timm
 def test_timm_unknown_name_is_named() -> None:
-    pytest.importorskip("timm", reason="needs timm")
     with pytest.raises(AurepError, match="resnet_of_dreams"):
         build_model("timm:resnet_of_dreams", num_classes=10)

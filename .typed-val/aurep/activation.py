@@ -1,0 +1,179 @@
+"""The hybrid activation: ReLU at kept elements, a polynomial of degree 0, 1 or 2 at the others.
+
+For x of shape (N, C, ...), mask m of shape (C, ...) shared by the batch, coefficients c per channel or per element:
+
+    y = m relu(x) + (1 - m) p(x),    p(x) = (c2 x + c1) x + c0        (Horner: x**2 alone overflows fp16)
+
+computed in the equal form  y = max((a x + b) x + c, floor)  with (a, b, c, floor) = (0, 1, 0, 0) at kept elements and
+(c2, c1, c0, -inf) at the others: three cheap passes, and a kept element never sees its polynomial, so an all-kept site
+is bit-equal to ReLU. Backward saves x and the mask only. With S_k = sum_n g x^k per element and g = dL/dy:
+
+    dL/dx = g (2 a x + b), zero where a kept element is not positive
+    dL/dc_k = sum over the replaced elements of S_k
+    dL/dalpha = softplus(alpha) sum_n g (relu(x) - p(x)) = softplus(alpha) (sum_n g relu(x) - sum_k c_k S_k)
+
+the last being the straight-through estimator of AutoReP (Peng et al., ICCV 2023) for the indicator parameters alpha.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from aurep.budget import ReluSite
+from aurep.errors import AurepError
+from aurep.polynomial import check_degree, dapa
+
+class HybridActivation(nn.Module):
+    """One site. State: `mask` (bool, shape), `alpha` (fp32, shape), `coefficients` (fp32, ascending; absent at degree 0).
+
+    Args:
+        shape: activation shape without the batch: (C, H, W), (F,), or any (C, ...).
+        degree: 0 (identity), 1 or 2.
+        site: name of the call it stands for.
+        per_element: coefficients of shape (*shape, degree + 1) instead of (C, degree + 1).
+    """
+
+    mask: Tensor
+
+    def __init__(self, shape: tuple[int, ...], degree: int = 2, site: str = "relu", per_element: bool = False) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.degree = check_degree(degree)
+        self.site = site
+        self.per_element = per_element
+        self.register_buffer("mask", torch.ones(self.shape, dtype=torch.bool))
+        self.alpha = nn.Parameter(torch.ones(self.shape))
+        rows = self.shape if per_element else self.shape[:1]
+        start = dapa(torch.zeros(rows), torch.ones(rows), degree) if degree else None
+        self.coefficients = nn.Parameter(start) if start is not None else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x of shape (N, *shape) -> same shape and dtype. Changes no state, in train or eval."""
+        if tuple(x.shape[1:]) != self.shape:
+            raise AurepError(
+                f"site {self.site} was prepared for inputs of shape {self.shape} but got {tuple(x.shape[1:])}; "
+                "prepare the model with an example input of the size it is used with."
+            )
+        if torch.onnx.is_in_onnx_export():
+            return self._symbolic(x)
+        return _hybrid(x, self.mask, self.alpha, self.coefficients)
+
+    def _symbolic(self, x: Tensor) -> Tensor:
+        """One node `ai.aurep::HybridActivation` per site, which the exporter expands into the target's form."""
+        inputs = (x, self.mask) if self.coefficients is None else (x, self.mask, self.coefficients)
+        attributes: dict[str, Any] = {"site": self.site, "degree": self.degree}
+        return torch.onnx.ops.symbolic(
+            "ai.aurep::HybridActivation", inputs, attributes, dtype=x.dtype, shape=x.shape, version=1
+        )
+
+    def relu_site(self) -> ReluSite:
+        return ReluSite(self.site, self.shape, int(self.mask.sum()), self.degree)
+
+    @torch.no_grad()
+    def set_mask(self, mask: Tensor) -> None:
+        """Set which elements stay ReLU: `mask` of shape `shape`, true (or 1) where kept."""
+        values = torch.as_tensor(mask, device=self.mask.device)
+        if tuple(values.shape) != self.shape:
+            raise AurepError(f"site {self.site} needs a mask of shape {self.shape}, got {tuple(values.shape)}.")
+        kept = values.bool()
+        if not torch.equal(kept.to(values.dtype), values):
+            raise AurepError(f"site {self.site}: a mask holds only 0 and 1 (or False and True).")
+        self.mask.copy_(kept)
+
+    @torch.no_grad()
+    def set_coefficients(self, coefficients: Tensor) -> None:
+        """Set the polynomial: ascending coefficients of shape (C, degree + 1) or (*shape, degree + 1)."""
+        if self.coefficients is None:
+            raise AurepError(f"site {self.site} is of degree 0, the identity: it has no coefficients to set.")
+        if coefficients.shape != self.coefficients.shape:
+            expected, found = tuple(self.coefficients.shape), tuple(coefficients.shape)
+            raise AurepError(f"site {self.site} needs coefficients of shape {expected}, got {found}.")
+        self.coefficients.copy_(coefficients)
+
+    def extra_repr(self) -> str:
+        return f"site={self.site!r}, shape={self.shape}, degree={self.degree}, kept={int(self.mask.sum())}"
+
+
+def _hybrid(x: Tensor, mask: Tensor, alpha: Tensor, coefficients: Tensor | None) -> Tensor:
+    result: Tensor = HybridFunction.apply(x, mask, alpha, coefficients)  # type: ignore[no-untyped-call]
+    return result
+
+
+class HybridFunction(torch.autograd.Function):
+    """The maths of the module docstring. Half-precision inputs are computed in fp32 and returned in their dtype."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor, alpha: Tensor, coefficients: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, mask, alpha, coefficients)
+        wide = _widen(x)
+        y = wide
+        if coefficients is not None:
+            constant, slope, *curvature = _blended(mask, coefficients, wide)
+            y = torch.addcmul(slope, curvature[0], wide) if curvature else slope
+            y = torch.addcmul(constant, y, wide)
+        floor = torch.where(mask, 0.0, -torch.inf).to(wide.dtype)
+        return torch.maximum(y, _laid_out_like(wide, floor)).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor | None]:
+        x, mask, alpha, coefficients = ctx.saved_tensors
+        needs_x, _, needs_alpha, needs_coefficients = ctx.needs_input_grad
+        g, wide = _widen(grads[0]), _widen(x)
+        grad_x = _grad_x(g, wide, mask, coefficients).to(x.dtype) if needs_x else None
+        if not (needs_alpha or needs_coefficients):
+            return grad_x, None, None, None
+        gx = g * wide
+        sums = [g.sum(0), gx.sum(0)]  # S_k
+        if coefficients is not None and coefficients.shape[-1] == 3:
+            sums.append((gx * wide).sum(0))
+        grad_alpha = grad_coefficients = None
+        if needs_alpha:
+            columns = (0.0, 1.0) if coefficients is None else _columns(coefficients, g.dtype, mask.dim())
+            replaced = sum(c * s for c, s in zip(columns, sums, strict=False))
+            rectified = torch.ops.aten.threshold_backward(gx, wide, 0).sum(0)
+            grad_alpha = (F.softplus(alpha) * (rectified - replaced)).to(alpha.dtype)
+        if needs_coefficients and coefficients is not None:
+            stacked = torch.stack(sums[: coefficients.shape[-1]], -1) * ~mask[..., None]
+            spatial = tuple(range(1, mask.dim())) if coefficients.dim() == 2 and mask.dim() > 1 else ()
+            grad_coefficients = (stacked.sum(spatial) if spatial else stacked).to(coefficients.dtype)
+        return grad_x, None, grad_alpha, grad_coefficients
+
+
+def _grad_x(g: Tensor, x: Tensor, mask: Tensor, coefficients: Tensor | None) -> Tensor:
+    grad = g
+    if coefficients is not None:
+        _, slope, *curvature = _blended(mask, coefficients, x)
+        grad = g * (torch.addcmul(slope, curvature[0], x, value=2) if curvature else slope)
+    always = torch.where(mask, -torch.inf, 1.0).to(x.dtype)  # a replaced element passes whatever its sign
+    gate = torch.maximum(x, _laid_out_like(x, always))
+    return torch.ops.aten.threshold_backward(grad, gate, 0)  # type: ignore[no-any-return]
+
+
+def _widen(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _columns(coefficients: Tensor, dtype: torch.dtype, dims: int) -> list[Tensor]:
+    """Ascending coefficient tensors that broadcast against an activation of `dims` dimensions without the batch."""
+    columns = coefficients.to(dtype).unbind(-1)
+    return [c.reshape(*c.shape, *(1,) * (dims - c.dim())) for c in columns]
+
+
+def _blended(mask: Tensor, coefficients: Tensor, x: Tensor) -> list[Tensor]:
+    """Ascending coefficients per element: the polynomial's where replaced, those of x itself where kept."""
+    columns = _columns(coefficients, x.dtype, mask.dim())
+    identity = (0.0, 1.0, 0.0)
+    return [_laid_out_like(x, torch.where(mask, identity[k], c)) for k, c in enumerate(columns)]
+
+
+def _laid_out_like(x: Tensor, constant: Tensor) -> Tensor:
+    """`constant` (C, H, W) in x's memory format, so that elementwise kernels walk both in step."""
+    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return constant[None].contiguous(memory_format=torch.channels_last)
+    return constant

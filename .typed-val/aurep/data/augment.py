@@ -1,0 +1,121 @@
+"""Crop, flip and cutout for a whole batch at once, each image with its own parameters.
+
+A shifted crop of a padded image is the image read at shifted row and column numbers; a flip is the columns read
+backwards. So padding is never built: row and column numbers are computed per image, then gathered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aurep.errors import AurepError
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What may happen to a training image, in this order.
+
+    Args:
+        pad: pixels of padding on each side, out of which a window of the image's size is cropped at random; 0: none.
+        padding: "reflect" the image at its border, or "zero" (black).
+        flip: mirror left-right, each image by a fair coin in each epoch.
+        alternating: the coin is thrown once per image, and the image mirrored in every second epoch after: over two
+            epochs each image is seen both ways.
+        cutout: side of a square that is replaced by the data set's mean colour; its centre is anywhere in the image,
+            so that it may stick out; 0: none.
+    """
+
+    pad: int = 4
+    padding: Literal["reflect", "zero"] = "reflect"
+    flip: bool = True
+    alternating: bool = False
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pad < 0 or self.cutout < 0:
+            raise AurepError(f"augmentation pad {self.pad}, cutout {self.cutout}: expected 0 or more pixels each.")
+        if self.padding not in ("reflect", "zero"):
+            raise AurepError(f"augmentation padding {self.padding!r} is unknown; expected 'reflect' or 'zero'.")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """An epoch's random numbers, one per position: the image's index, crop offsets, flip, cutout centre in [0, 1)."""
+
+    order: Tensor  # int64
+    top: Tensor  # int64, in [0, 2 pad]
+    left: Tensor  # int64, in [0, 2 pad]
+    flip: Tensor  # bool
+    centre: Tensor  # float32 (positions, 2)
+
+    def to(self, device: torch.device) -> Draws:
+        return Draws(*(part.to(device) for part in vars(self).values()))
+
+    def __getitem__(self, positions: slice) -> Draws:
+        return Draws(*(part[positions] for part in vars(self).values()))
+
+
+def draw(images: int, augment: Augment | None, seed: int, epoch: int, *, shuffle: bool) -> Draws:
+    """The draws of one epoch, on the CPU so that every device sees the same ones."""
+    random = np.random.default_rng((seed, epoch))
+    order = random.permutation(images) if shuffle else np.arange(images)
+    pad = augment.pad if augment else 0
+    top, left = random.integers(0, 2 * pad + 1, (2, images))
+    flip = random.random(images) < 0.5
+    if augment and augment.alternating:
+        flip = np.random.default_rng((seed,)).random(images)[order] < 0.5
+        flip = flip ^ bool(epoch % 2)
+    centre = random.random((images, 2), np.float32)
+    return Draws(*(torch.from_numpy(np.ascontiguousarray(part)) for part in (order, top, left, flip, centre)))
+
+
+def augment_batch(x: Tensor, augment: Augment | None, draws: Draws) -> tuple[Tensor, Tensor | None]:
+    """Crop and flip uint8 (B, C, H, W), and say where cutout leaves pixels.
+
+    Returns:
+        the images, and float32 (B, 1, H, W), 1 where a pixel stays and 0 where it is cut out (None without cutout).
+    """
+    if augment is None:
+        return x, None
+    if augment.pad or augment.flip:
+        x = _crop_and_flip(x, augment, draws)
+    return x, _outside_cutout(x, augment.cutout, draws.centre) if augment.cutout else None
+
+
+def _crop_and_flip(x: Tensor, augment: Augment, draws: Draws) -> Tensor:
+    batch, channels, height, width = x.shape
+    rows = torch.arange(height, device=x.device) + (draws.top - augment.pad)[:, None]
+    columns = torch.arange(width, device=x.device).expand(batch, width)
+    if augment.flip:
+        columns = torch.where(draws.flip[:, None], columns.flip(1), columns)
+    columns = columns + (draws.left - augment.pad)[:, None]
+    inside = None
+    if augment.padding == "zero":
+        row_inside, column_inside = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
+        inside = row_inside[:, None, :, None] & column_inside[:, None, None, :]
+        rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+    else:
+        rows, columns = _reflect(rows, height), _reflect(columns, width)
+    # Whole rows first, by their number among all rows of the batch: that copies, and only columns are gathered.
+    plane = torch.arange(batch * channels, device=x.device).view(batch, channels, 1) * height
+    x = x.reshape(-1, width).index_select(0, (plane + rows[:, None]).flatten()).view(x.shape)
+    x = x.gather(3, columns[:, None, None].expand(batch, channels, height, width))
+    return x if inside is None else x * inside
+
+
+def _reflect(index: Tensor, size: int) -> Tensor:
+    return size - 1 - (size - 1 - index.abs()).abs()
+
+
+def _outside_cutout(x: Tensor, side: int, centre: Tensor) -> Tensor:
+    hidden = []
+    for axis, size in enumerate(x.shape[2:]):
+        start = (centre[:, axis] * size).long()[:, None] - side // 2
+        position = torch.arange(size, device=x.device)
+        hidden.append((position >= start) & (position < start + side))
+    return (~(hidden[0][:, None, :, None] & hidden[1][:, None, None, :])).to(torch.float32)

@@ -1,0 +1,116 @@
+"""torch.export -> ONNX at opset 18, the lowest that torch writes by itself; `passes/lower_opset.py` goes on from there.
+
+Always on the CPU and in float32: what a file holds must not depend on where or how a model was trained.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from aurep.errors import AurepError
+from aurep.exporters.quiet import quiet
+
+CAPTURE_OPSET = 18
+INPUT, OUTPUT = "input", "logits"
+Batch = int | Literal["dynamic"]
+
+
+def portable(model: nn.Module) -> nn.Module:
+    """`model` itself where it is float32 on the CPU, else a copy that is. A compiled model is unwrapped."""
+    plain: nn.Module = getattr(model, "_orig_mod", model)
+    tensors = [*plain.parameters(), *plain.buffers()]
+    if any(t.device.type == "meta" for t in tensors):
+        raise AurepError("the model has parameters without data (device meta); load its weights before exporting it.")
+    if all(t.device.type == "cpu" and (t.dtype == torch.float32 or not t.is_floating_point()) for t in tensors):
+        return plain
+    return copy.deepcopy(plain).to("cpu", torch.float32)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; every module's own mode again after it."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def run_eager(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits of `model` in eval mode. Raises AurepError unless they are one tensor with x's batch, all finite."""
+    try:
+        with evaluating(model), torch.no_grad():
+            logits = model(x)
+    except AurepError:
+        raise
+    except Exception as error:
+        raise AurepError(
+            f"the model does not run on an input of shape {tuple(x.shape)}: {_first_line(error)}; give an example input "
+            "as the model takes it."
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise AurepError(f"the model returns a {type(logits).__name__}; aurep exports models that return one tensor.")
+    if logits.dim() < 1 or logits.shape[0] != x.shape[0]:
+        raise AurepError(f"the model maps {tuple(x.shape)} to {tuple(logits.shape)}; the first axis must be the batch.")
+    if not torch.isfinite(logits).all():
+        raise AurepError("the model's output on the example input is not finite; train it or lower its degree first.")
+    return logits
+
+
+def example_batch(example: Tensor, batch: Batch) -> Tensor:
+    """`example` repeated or cut to the batch to trace with. Torch specialises on 1, so `dynamic` takes at least 2."""
+    rows = max(2, example.shape[0]) if batch == "dynamic" else batch
+    repeats = -(-rows // example.shape[0])
+    return torch.cat([example] * repeats)[:rows].contiguous()
+
+
+def capture(model: nn.Module, example: Tensor, batch: Batch) -> onnx.ModelProto:
+    """One ONNX node per operation, `ai.aurep::HybridActivation` per site, weights inside.
+
+    Args:
+        model: float32 on the CPU.
+        example: (N, ...), as `example_batch` makes it.
+        batch: the batch that the file is to take.
+
+    Raises:
+        AurepError: torch cannot export the model.
+    """
+    shapes: Any = None if batch != "dynamic" else ({0: torch.export.Dim.DYNAMIC},)
+    try:
+        with quiet(), evaluating(model), torch.no_grad():
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                opset_version=CAPTURE_OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=shapes,
+                verbose=False,
+            )
+            if program is None:
+                raise RuntimeError("no program was returned")
+            proto: onnx.ModelProto = program.model_proto
+    except AurepError:
+        raise
+    except Exception as error:
+        advice = "; a model that fixes its batch size exports with batch=N" if batch == "dynamic" else ""
+        raise AurepError(f"torch cannot export this model: {_first_line(error)}{advice}.") from error
+    return proto
+
+
+def _first_line(error: BaseException) -> str:
+    """The innermost cause in one line: torch wraps what happened in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".")[:300]

@@ -1,0 +1,148 @@
+"""What each private-inference framework takes. A target is data; nothing else in the exporters asks for a name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from aurep.errors import AurepError
+
+Form = Literal["gather", "max", "mask"]
+Place = Literal["initializer", "constant"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The rules of one target.
+
+    Args:
+        name: as given on the command line.
+        summary: one clause for the card: what this file is for.
+        form: how a site with both kept and replaced elements is written (see `passes/sites.py`).
+        opset: ONNX operator set of the file.
+        ir_version: ONNX IR version of the file.
+        functions: polynomials stay calls of `ai.aurep::Polynomial`; otherwise they are written out.
+        integers: where index and shape tensors live.
+        coefficients: where polynomial coefficients live. CrypTen encrypts initializers and leaves Constants public.
+        fixed_batch: the framework needs a static batch size.
+        comparisons: a comparison may remain.
+        global_pool: operator for the mean over all positions.
+        operators: operators the framework knows; None: every operator of the opset.
+        strict: the extra rules of CrypTen's importer are checked (see `lint.py`).
+        skeleton: the bundle also gets `skeleton.onnx`, the graph with zero weights.
+        note: what its user must know, a sentence.
+        loading: lines of the card that load the file.
+    """
+
+    name: str
+    summary: str
+    form: Form = "gather"
+    opset: int = 17
+    ir_version: int = 8
+    functions: bool = False
+    integers: Place = "initializer"
+    coefficients: Place = "initializer"
+    fixed_batch: bool = True
+    comparisons: bool = True
+    global_pool: Literal["GlobalAveragePool", "AveragePool"] = "GlobalAveragePool"
+    operators: frozenset[str] | None = None
+    strict: bool = False
+    skeleton: bool = False
+    note: str = ""
+    loading: str = ""
+
+
+_SESSION = """\
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+samples = np.load("samples.npz")
+(logits,) = session.run(None, {"input": samples["inputs"]@BATCH@})"""
+
+_CRYPTEN = """\
+import crypten, io
+crypten.init()
+model = crypten.nn.from_onnx(io.BytesIO(open("model.onnx", "rb").read()))  # the other party: skeleton.onnx
+model.encrypt(src=0)
+logits = model(crypten.cryptensor(inputs, src=1)).get_plain_text()  # inputs: a torch tensor of the file's batch"""
+
+_SPU = """\
+import jaxonnxruntime.backend, onnx
+model = jaxonnxruntime.backend.Backend.prepare(onnx.load("model.onnx"))
+# run it inside spu.utils.frontend.compile(Kind.JAX, ...), one process per party"""
+
+_HELAYERS = """\
+import pyhelayers
+net = pyhelayers.NeuralNetPlain()
+net.init_from_files(pyhelayers.PlainModelHyperParams(), ["model.onnx"])"""
+
+# As CrypTen 0.4.1's importer resolves operator names, less those that it takes wrongly.
+_CRYPTEN_OPERATORS = frozenset(
+    "Add Sub Mul Div Pow Sqrt Exp Erf Transpose Squeeze Unsqueeze Slice Expand Constant ConstantOfShape Flatten Concat "
+    "Reshape Dropout Gather Gemm MatMul Conv Relu Clip Sigmoid Softmax LogSoftmax MaxPool AveragePool "
+    "GlobalAveragePool BatchNormalization Pad ReduceMean ReduceSum".split()
+)
+_HELAYERS_OPERATORS = frozenset(
+    "Add Sub Mul Pow Constant Flatten Reshape Gemm MatMul Conv AveragePool ReduceMean BatchNormalization".split()
+)
+
+_ALL = (
+    Target(
+        "onnx",
+        "the canonical graph, for any ONNX tool",
+        functions=True,
+        fixed_batch=False,
+        loading=_SESSION,
+    ),
+    Target(
+        "onnxruntime",
+        "the fastest plain serving, for testing and for comparison; not for private inference",
+        form="max",
+        fixed_batch=False,
+        note="Every element of a site with kept elements passes through a Max, so this form saves nothing under "
+        "private inference; export for `onnx`, `crypten` or `spu` for that.",
+        loading=_SESSION,
+    ),
+    Target(
+        "crypten",
+        "CrypTen, with secret weights and public masks and coefficients",
+        integers="constant",
+        coefficients="constant",
+        operators=_CRYPTEN_OPERATORS,
+        strict=True,
+        skeleton=True,
+        note="Initializers are secret, Constant nodes are public.",
+        loading=_CRYPTEN,
+    ),
+    Target("spu", "SecretFlow SPU, by way of JAX", loading=_SPU),
+    Target(
+        "helayers",
+        "HElayers, homomorphic encryption: no comparison remains",
+        comparisons=False,
+        global_pool="AveragePool",
+        operators=_HELAYERS_OPERATORS,
+        note="Every activation and every linear layer adds to the depth; keep the network shallow.",
+        loading=_HELAYERS,
+    ),
+    Target(
+        "mask",
+        "the mask-and-multiply form, as a baseline to compare with",
+        form="mask",
+        fixed_batch=False,
+        note="This form evaluates ReLU at every element of a site with kept elements and saves nothing under private "
+        "inference; it is meant for comparison and for compilers that reject Gather.",
+        loading=_SESSION,
+    ),
+)
+TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
+
+
+def find_target(name: str, *, secret_coefficients: bool = False) -> Target:
+    """The target called `name`, with its coefficients secret (as initializers) on request.
+
+    Raises:
+        AurepError: no such target.
+    """
+    if name not in TARGETS:
+        raise AurepError(f"there is no target {name!r}; choose one of {', '.join(TARGETS)}.")
+    target = TARGETS[name]
+    return replace(target, coefficients="initializer") if secret_coefficients else target

@@ -1,0 +1,126 @@
+"""Models from elsewhere: timm's by name, the user's own by `package.module:factory`."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from aurep.errors import AurepError
+
+
+def build_timm(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
+    """timm's model `name`, with fresh weights.
+
+    Raises:
+        AurepError: timm is not installed, or has no such model.
+    """
+    timm = _import_timm()
+    known: list[str] = timm.list_models()
+    if name.split(".")[0] not in known:
+        raise AurepError(
+            f"timm has no model {name!r}; expected a name that timm.list_models() gives, such as efficientnet_b2."
+        )
+    model = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels)
+    if not isinstance(model, nn.Module):
+        raise AurepError(f"timm's {name!r} gave a {type(model).__name__}, expected a torch.nn.Module.")
+    return model
+
+
+def _import_timm() -> Any:
+    try:
+        _make_torchvision_importable()
+        return import_module("timm")
+    except ImportError as error:
+        raise AurepError(f'a timm: model needs timm ({error}); pip install "aurep[timm]".') from error
+
+
+def _make_torchvision_importable() -> None:
+    # Beside a CPU build of torch, torchvision's compiled operators do not load, and its import then fails on the
+    # missing schemas. No classifier calls them, so declaring them is enough.
+    try:
+        import_module("torchvision")
+    except RuntimeError:
+        torch.library.define("torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        torch.library.define("torchvision::qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import_module("torchvision")
+
+
+def build_from_factory(name: str, *, given: dict[str, Any], offered: dict[str, Any]) -> nn.Module:
+    """Call the user's factory `package.module:factory`, looked for in the working folder too.
+
+    Args:
+        name: module and callable, separated by a colon.
+        given: options the user set on purpose; a factory that cannot take one is an error.
+        offered: further keyword arguments, of which the factory gets those that it names
+            (or `num_classes` and `in_channels` if it takes any).
+
+    Raises:
+        AurepError: the module or the factory is missing, fails, or does not give a torch.nn.Module.
+    """
+    module_name, _, attribute = name.partition(":")
+    with _working_folder_importable():
+        factory = _find_factory(name, module_name, attribute)
+        arguments = _arguments(name, factory, given, offered)
+        try:
+            model = factory(**arguments)
+        except Exception as error:
+            passed = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+            raise AurepError(
+                f"the model factory {attribute!r} of module {module_name!r} failed when called with ({passed}): "
+                f"{type(error).__name__}: {error}."
+            ) from error
+    if not isinstance(model, nn.Module):
+        raise AurepError(f"the model factory {name!r} gave a {type(model).__name__}, expected a torch.nn.Module.")
+    return model
+
+
+def _find_factory(name: str, module_name: str, attribute: str) -> Callable[..., Any]:
+    if not module_name or not attribute:
+        raise AurepError(f"the model {name!r} is not of the form package.module:factory; name both parts.")
+    try:
+        module = import_module(module_name)
+    except Exception as error:
+        raise AurepError(
+            f"the module {module_name!r} of the model {name!r} cannot be imported ({type(error).__name__}: {error}); "
+            "install it, or run from the folder that holds it."
+        ) from error
+    factory = getattr(module, attribute, None)
+    if factory is None:
+        raise AurepError(f"the module {module_name!r} has no {attribute!r}; name a callable that it defines.")
+    if not callable(factory):
+        raise AurepError(f"{attribute!r} in module {module_name!r} is a {type(factory).__name__}, expected a callable.")
+    found: Callable[..., Any] = factory
+    return found
+
+
+def _arguments(
+    name: str, factory: Callable[..., Any], given: dict[str, Any], offered: dict[str, Any]
+) -> dict[str, Any]:
+    parameters = inspect.signature(factory).parameters.values()
+    keywords = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = {parameter.name for parameter in parameters if parameter.kind in keywords}
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+    for option in given:
+        if not takes_any and option not in named:
+            raise AurepError(f"the model factory {name!r} takes no {option!r}; leave it out, or add that argument.")
+    accepted = named | {"num_classes", "in_channels"} if takes_any else named
+    return {key: value for key, value in offered.items() if key in accepted} | given
+
+
+@contextmanager
+def _working_folder_importable() -> Iterator[None]:
+    # A console script's import path lacks the working folder, where users keep their own model file.
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)

@@ -1,0 +1,197 @@
+"""A run's configuration: TOML recipes, `section.key=value` overrides, every key checked before any work starts."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from aurep.errors import AurepError
+
+Epochs = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Section):
+    """[model]"""
+
+    name: str = "resnet9"
+    width: int | None = Field(default=None, ge=1)  # channels of the first stage; None: the published one
+    input_size: int | None = Field(default=None, ge=4)  # pixels; None: the data's
+    stem_relu: bool | None = None
+    maxpool: Literal["max", "avg"] = "max"
+    replace: tuple[str, ...] = ("relu",)  # which activations become sites
+
+
+class DataConfig(_Section):
+    """[data]"""
+
+    name: str = "mnist5k"
+    dir: str | None = None
+    val_fraction: Fraction = 0.1
+    crop: int = Field(default=4, ge=0)  # pixels of padding for random crops
+    flip: bool = True
+    cutout: int = Field(default=0, ge=0)  # pixels
+
+
+class TrainConfig(_Section):
+    """[train]"""
+
+    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=128, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    checkpoint_minutes: Weight = 10.0  # also at every epoch's end, and on SIGTERM
+
+
+class PhaseConfig(_Section):
+    """What baseline, search and finetune share."""
+
+    epochs: Epochs = 10
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    lr: Rate = 1e-3  # peak; rises over `warmup`, then falls to lr * `final_lr` on a cosine
+    final_lr: Weight = 0.01
+    warmup: Fraction = 0.2
+    momentum: Fraction = 0.9
+    weight_decay: Weight = 0.0
+    label_smoothing: Fraction = 0.0
+    clip_norm: Weight = 0.0  # of the weights' gradient; 0: no clipping
+
+
+class BaselineConfig(PhaseConfig):
+    """[baseline]: the all-ReLU network, which is then the teacher."""
+
+    epochs: Epochs = 20
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Rate = 0.1
+    weight_decay: Weight = 5e-4
+    checkpoint: str | None = None  # a safetensors file (or a run's folder) to take instead of training
+
+
+class StudentConfig(PhaseConfig):
+    """What search and finetune share: a student with polynomials and a teacher."""
+
+    coefficient_lr: Rate = 1e-4  # a coefficient's gradient sums over batch and plane
+    kd_weight: Weight = 1.0
+    temperature: Rate = 4.0
+
+
+class SearchConfig(StudentConfig):
+    """[search]; a method's own options are the table [search.options], read by the method."""
+
+    method: str = "autorep"
+    budget: int | str = "10%"
+    degree: Literal[0, 1, 2] = 2
+    coefficients: Literal["channel", "element"] = "channel"
+    calibration: int = Field(default=2048, ge=1)  # images that the polynomials are fitted on
+    options: dict[str, Any] = {}
+
+
+class FinetuneConfig(StudentConfig):
+    """[finetune]: masks frozen."""
+
+    epochs: Epochs = 20
+
+
+class Config(_Section):
+    """All sections of a run."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    baseline: BaselineConfig = BaselineConfig()
+    search: SearchConfig = SearchConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+    def digest(self) -> str:
+        """sha256 of what decides the result: everything but where the data lies."""
+        fields = self.model_dump(mode="json", exclude_none=True)
+        fields["data"].pop("dir", None)
+        return hashlib.sha256(tomli_w.dumps(fields).encode()).hexdigest()
+
+
+def recipe_names() -> list[str]:
+    return sorted(f.name.removesuffix(".toml") for f in resources.files("aurep.recipes").iterdir() if f.name[0] != "_")
+
+
+def read_recipe(name: str) -> str:
+    """The text of a shipped recipe, or of a TOML file at the path `name`."""
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        try:
+            return path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise AurepError(f"recipe {name} cannot be read ({error}); give a TOML file or a shipped name.") from None
+    if name not in recipe_names():
+        raise AurepError(f"no recipe {name!r}; shipped are {', '.join(recipe_names())}, or give a path to a TOML file.")
+    return (resources.files("aurep.recipes") / f"{name}.toml").read_text()
+
+
+def parse_config(text: str, origin: str = "configuration", overrides: Iterable[str] = ()) -> Config:
+    """Read TOML, apply `section.key=value` overrides, check every key and value.
+
+    Raises:
+        AurepError: names `origin` and the key that is unknown, missing or out of range.
+    """
+    try:
+        fields = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise AurepError(f"{origin} is not TOML: {error}.") from None
+    for override in overrides:
+        _apply(fields, override)
+    return check_config(fields, origin)
+
+
+def check_config(fields: Mapping[str, Any], origin: str = "configuration") -> Config:
+    try:
+        return Config.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise AurepError(f"{origin}: unknown key {key!r}; {_known_keys(first['loc'])}.") from None
+        raise AurepError(f"{origin}: {key} = {first['input']!r} is not valid: {first['msg'].lower()}.") from None
+
+
+def _known_keys(location: tuple[int | str, ...]) -> str:
+    section = Config.model_fields.get(str(location[0])) if len(location) > 1 else None
+    model = section.annotation if section else Config
+    assert isinstance(model, type)
+    assert issubclass(model, BaseModel)
+    return f"known are {', '.join(model.model_fields)}"
+
+
+def _apply(fields: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    path = key.strip().split(".")
+    if not equals or len(path) < 2 or not all(path):
+        raise AurepError(f"--set {override!r} is not of the form section.key=value, such as search.epochs=5.")
+    table = fields
+    for part in path[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise AurepError(f"--set {override!r}: {part} is a value, not a section.")
+    table[path[-1]] = _value(text.strip())
+
+
+def _value(text: str) -> Any:
+    """A TOML value where it is one, else the text itself, so that strings need no quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,227 @@
+"""The one training loop. Baseline, search and finetune differ only in the `Phase` they hand it.
+
+Everything random in a step derives from (seed, phase, epoch, step), the data order included, so a checkpoint is weights,
+optimiser and counters, and a run resumed at any step continues as if it had never stopped (on CPU: bit for bit).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aurep.budget import ReluBudget
+from aurep.data.loader import DeviceLoader
+from aurep.errors import AurepError
+from aurep.search import Policy
+from aurep.surgery import evaluating, hybrid_sites, relu_sites
+from aurep.training.checkpoint import RunFolder, portable
+from aurep.training.config import PhaseConfig, StudentConfig
+from aurep.training.losses import distillation
+from aurep.training.optim import make_optimizer, set_learning_rate
+from aurep.training.progress import Progress
+from aurep.training.signals import StopSignal, Stopped
+
+_LOOK_EVERY = 50  # steps between looks at the loss on the host: each look waits for the device
+
+
+@dataclass
+class Phase:
+    """What to train and how.
+
+    Args:
+        name: "baseline", "search" or "finetune".
+        model: trained in place.
+        config: rates, epochs, loss weights.
+        teacher: frozen, in eval mode; None for the baseline.
+        policy: moves the masks; None leaves them alone.
+        choose_best: end with the epoch of highest validation accuracy instead of the last.
+    """
+
+    name: str
+    model: nn.Module
+    config: PhaseConfig
+    teacher: nn.Module | None = None
+    policy: Policy | None = None
+    choose_best: bool = False
+
+
+@dataclass
+class Counters:
+    """Where a phase stands; all of it goes into a checkpoint."""
+
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    totals: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss * n, correct, n, and seconds beside
+    seconds: float = 0.0
+    best_accuracy: float = -1.0
+
+
+class Engine:
+    """Runs phases over one data set on one device (or one rank of several)."""
+
+    def __init__(
+        self, fabric: Fabric, folder: RunFolder, seed: int, progress: Progress, checkpoint_minutes: float = 10.0
+    ) -> None:
+        self.fabric, self.folder, self.seed, self.progress = fabric, folder, seed, progress
+        self.checkpoint_seconds = checkpoint_minutes * 60 or float("inf")
+        self.rows: list[dict[str, Any]] = []
+
+    def fit(
+        self, phase: Phase, train: DeviceLoader, val: DeviceLoader | None, state: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Train `phase.model` in place, from `state` (a checkpoint's) where given. Returns the last validation facts.
+
+        Raises:
+            AurepError: the loss became NaN or infinite.
+            Stopped: SIGTERM or SIGINT came; the checkpoint is written.
+        """
+        policy_groups = phase.policy.parameter_groups() if phase.policy else []
+        for site in hybrid_sites(phase.model):
+            site.alpha.requires_grad_(any(p is site.alpha for group in policy_groups for p in group["params"]))
+        optimizer = make_optimizer(phase.model, phase.config, policy_groups)
+        counters, best = Counters(), None
+        if state is not None:
+            optimizer.load_state_dict(state["optimizer"])
+            counters, best = Counters(**state["counters"]), state["best"]
+            if phase.policy:
+                phase.policy.load_state_dict(state["policy"])
+        model, wrapped = self.fabric.setup(phase.model, optimizer)
+        with StopSignal() as stop:
+            for epoch in range(counters.epoch, phase.config.epochs):
+                counters.epoch = epoch
+                self._train_epoch(phase, model, wrapped, train, counters, stop, best)
+                accuracy = evaluate(phase.model, val) if val is not None and len(val) else None
+                if phase.choose_best and accuracy is not None and accuracy > counters.best_accuracy:
+                    counters.best_accuracy, best = accuracy, portable(phase.model)
+                self._record(phase, counters, accuracy, wrapped)
+                counters = Counters(epoch=epoch + 1, best_accuracy=counters.best_accuracy)
+                self._save(phase, wrapped, counters, best)
+                if stop.received:
+                    raise Stopped(stop.received)
+        if best is not None:
+            phase.model.load_state_dict(best)
+        if phase.policy:
+            phase.policy.finish()
+        return {"best": best}
+
+    def _train_epoch(
+        self,
+        phase: Phase,
+        model: nn.Module,
+        optimizer: Any,
+        loader: DeviceLoader,
+        counters: Counters,
+        stop: StopSignal,
+        best: dict[str, Tensor] | None,
+    ) -> None:
+        phase.model.train()
+        length = len(loader)
+        totals = torch.tensor(counters.totals, dtype=torch.float64, device=self.fabric.device)
+        before, started = counters.seconds, time.perf_counter()
+        saved = started
+        batches: Iterator[tuple[Tensor, Tensor]] = loader.epoch(counters.epoch, counters.step)
+        for step, (x, y) in enumerate(batches, counters.step):
+            torch.manual_seed(derive(self.seed, phase.name, counters.epoch, step))
+            done = counters.epoch * length + step
+            set_learning_rate(optimizer, phase.config, done, phase.config.epochs * length)
+            totals += self._step(phase, model, optimizer, x, y)
+            if phase.policy:
+                phase.policy.after_step((done + 1) / (phase.config.epochs * length))
+            self.progress.step(phase.name, counters.epoch, step + 1, length)
+            counters.step = step + 1
+            if step % _LOOK_EVERY == 0:
+                _check_finite(totals, phase, step)
+            now = time.perf_counter()
+            if stop.received or now - saved > self.checkpoint_seconds:
+                saved = now
+                counters.totals, counters.seconds = totals.tolist(), before + now - started
+                self._save(phase, optimizer, counters, best)
+                if stop.received:
+                    raise Stopped(stop.received)
+        _check_finite(totals, phase, counters.step)
+        counters.totals = totals.tolist()
+        counters.seconds = before + time.perf_counter() - started
+
+    def _step(self, phase: Phase, model: nn.Module, optimizer: Any, x: Tensor, y: Tensor) -> Tensor:
+        """One optimiser step; returns (loss * n, correct, n) on the device."""
+        logits = model(x)
+        loss = F.cross_entropy(logits.float(), y, label_smoothing=phase.config.label_smoothing)
+        if phase.teacher is not None and isinstance(phase.config, StudentConfig) and phase.config.kd_weight:
+            with torch.no_grad(), self.fabric.autocast():
+                taught = phase.teacher(x)
+            loss = loss + phase.config.kd_weight * distillation(logits, taught, phase.config.temperature)
+        if phase.policy and (penalty := phase.policy.penalty()) is not None:
+            loss = loss + penalty
+        optimizer.zero_grad()
+        self.fabric.backward(loss)
+        if phase.config.clip_norm:
+            nn.utils.clip_grad_norm_([p for p in model.parameters() if p.dim() > 1], phase.config.clip_norm)
+        optimizer.step()
+        correct = (logits.detach().argmax(1) == y).sum()
+        return torch.stack([loss.detach().double() * len(y), correct.double(), correct.new_tensor(len(y)).double()])
+
+    def _record(self, phase: Phase, counters: Counters, accuracy: float | None, optimizer: Any) -> None:
+        totals = torch.tensor(counters.totals, dtype=torch.float64, device=self.fabric.device)
+        totals = torch.as_tensor(self.fabric.all_reduce(totals, reduce_op="sum"))
+        loss, correct, seen = totals.tolist()
+        sites = relu_sites(phase.model)
+        row = {
+            "phase": phase.name,
+            "epoch": counters.epoch + 1,
+            "lr": optimizer.param_groups[0]["lr"],
+            "train_loss": loss / seen,
+            "train_accuracy": 100 * correct / seen,
+            "val_accuracy": accuracy,
+            "relu_count": ReluBudget.of(sites).relu_count if sites else None,
+            "seconds": counters.seconds,
+            "images_per_second": seen / counters.seconds,
+        }
+        self.rows.append(row)
+        self.progress.epoch(row, phase.config.epochs)
+
+    def _save(self, phase: Phase, optimizer: Any, counters: Counters, best: dict[str, Tensor] | None) -> None:
+        state = {
+            "phase": phase.name,
+            "counters": vars(counters),
+            "optimizer": optimizer.state_dict(),
+            "policy": phase.policy.state_dict() if phase.policy else {},
+            "best": best,
+            "rows": self.rows,
+        }
+        if self.fabric.is_global_zero:
+            self.folder.save_checkpoint(phase.model, state)
+            self.progress.write_metrics(self.folder.metrics, self.rows)
+
+
+def derive(seed: int, *parts: str | int) -> int:
+    """A 63-bit seed for one purpose, independent of the others of the same run."""
+    text = "/".join(str(part) for part in (seed, *parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def evaluate(model: nn.Module, loader: DeviceLoader) -> float:
+    """Top-1 accuracy in percent over all of `loader`."""
+    correct = seen = 0
+    with evaluating(model), torch.no_grad():
+        hits = []
+        for x, y in loader.epoch(0):
+            hits.append((model(x).argmax(1) == y).sum())
+            seen += len(y)
+        correct = int(torch.stack(hits).sum())
+    return 100 * correct / seen
+
+
+def _check_finite(totals: Tensor, phase: Phase, step: int) -> None:
+    if not bool(torch.isfinite(totals[0])):
+        raise AurepError(
+            f"the loss of {phase.name} became NaN or infinite by step {step}; lower {phase.name}.lr "
+            f"({phase.config.lr}), or set {phase.name}.clip_norm."
+        )

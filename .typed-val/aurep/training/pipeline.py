@@ -1,0 +1,274 @@
+"""baseline -> search -> finetune -> one look at the test set -> the files of a run.
+
+Each phase starts from what the one before left: the baseline is the frozen teacher of both others; the search starts from
+the teacher's weights with fitted polynomials at every site, all elements kept; finetuning starts from the search's end.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from aurep.budget import ReluBudget, ReluSite, parse_budget
+from aurep.data import ImageData, load_data
+from aurep.data.loader import Augment, DeviceLoader
+from aurep.errors import AurepError
+from aurep.files import write_bytes, write_text
+from aurep.models import build_model
+from aurep.search import POLICIES, check_options
+from aurep.surgery import fit_polynomials, hybrid_sites, prepare, relu_sites
+from aurep.training.checkpoint import RunFolder, load_weights, portable, read_weights, save_weights
+from aurep.training.config import Config
+from aurep.training.engine import Engine, Phase, derive, evaluate
+from aurep.training.progress import Progress
+from aurep.training.report import html_report
+
+_EVALUATION_BATCH = 500
+SAMPLES = 64  # test images kept in the run folder, so that an export needs no data set
+_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+PHASES = ("baseline", "search", "finetune", "done")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run ended with. Accuracies in percent; `None` where there is no validation split."""
+
+    run_dir: Path
+    relu_budget: int
+    relu_count: int
+    relu_total: int
+    sites: tuple[ReluSite, ...]
+    teacher_val_accuracy: float | None
+    teacher_test_accuracy: float
+    val_accuracy: float | None
+    test_accuracy: float
+    seconds: float
+
+
+@dataclass
+class Pipeline:
+    """One run, from a checked configuration to its files."""
+
+    config: Config
+    folder: RunFolder
+    progress: Progress
+    fabric: Fabric = field(init=False)
+    data: ImageData = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.fabric = make_fabric(self.config)
+        self.data = read_data(self.config)
+        self.options = check_options(self.config.search.method, self.config.search.options)
+        blank = prepare_student(self.config, self._network(), self.example)
+        self.total = ReluBudget.of(relu_sites(blank)).relu_total
+        self.budget = parse_budget(self.config.search.budget, self.total)
+        self._loader("train", "baseline")  # refuses a batch size or crop that the data cannot give
+
+    @property
+    def example(self) -> Tensor:
+        return torch.zeros(1, *self.data.image_shape)
+
+    def _network(self) -> nn.Module:
+        return build_network(self.config, self.data.image_shape, len(self.data.classes))
+
+    def run(self, resume: bool) -> RunResult:
+        weights, state = self.folder.load_checkpoint() if resume and self.folder.state.exists() else (None, None)
+        minutes = self.config.train.checkpoint_minutes
+        engine = Engine(self.fabric, self.folder, self.config.train.seed, self.progress, minutes)
+        engine.rows = state["rows"] if state else []
+        begun = PHASES.index(state["phase"]) if state else 0
+        teacher = self._baseline(engine, weights if begun == 0 else None, state if begun == 0 else None)
+        student = prepare_student(self.config, copy.deepcopy(teacher).cpu(), self.example)
+        student.to(self.fabric.device)
+        if begun > 0 and weights is not None:
+            load_weights(student, weights, self.folder.weights)
+        if begun <= 1:
+            self._search(engine, teacher, student, state if begun == 1 else None)
+        if begun <= 2:
+            self._finetune(engine, teacher, student, state if begun == 2 else None)
+        return self._finish(engine, teacher, student)
+
+    def _baseline(self, engine: Engine, weights: dict[str, Tensor] | None, state: dict[str, Any] | None) -> nn.Module:
+        config = self.config.baseline
+        torch.manual_seed(derive(self.config.train.seed, "init"))
+        model = self._network().to(self.fabric.device)
+        if self.folder.teacher.exists():
+            load_weights(model, read_weights(self.folder.teacher), self.folder.teacher)
+        elif config.checkpoint is not None:
+            path = Path(config.checkpoint)
+            path = path / "teacher.safetensors" if path.is_dir() else path
+            load_weights(model, read_weights(path), path)
+            self._keep_teacher(model)
+        else:
+            if weights is not None:
+                load_weights(model, weights, self.folder.weights)
+            phase = Phase("baseline", model, config, choose_best=True)
+            engine.fit(phase, self._loader("train", "baseline"), self._loader("val"), state)
+            self._keep_teacher(model)
+        return model.requires_grad_(False).eval()
+
+    def _keep_teacher(self, model: nn.Module) -> None:
+        if self.fabric.is_global_zero:
+            save_weights(self.folder.teacher, portable(model))
+        self.fabric.barrier()
+
+    def _search(self, engine: Engine, teacher: nn.Module, student: nn.Module, state: dict[str, Any] | None) -> None:
+        student.requires_grad_(True)
+        if state is None:
+            refit(student, self._loader("train"), self.config.search.calibration)
+        masks = portable(student) if state is not None else None
+        seed = derive(self.config.train.seed, "policy")
+        policy = POLICIES[self.config.search.method](hybrid_sites(student), self.budget, self.options, seed)
+        if masks is not None:
+            load_weights(student, masks, self.folder.weights)  # a policy starts afresh; the checkpoint knows better
+        phase = Phase("search", student, self.config.search, teacher, policy)
+        engine.fit(phase, self._loader("train", "search"), self._loader("val"), state)
+
+    def _finetune(self, engine: Engine, teacher: nn.Module, student: nn.Module, state: dict[str, Any] | None) -> None:
+        student.requires_grad_(True)
+        phase = Phase("finetune", student, self.config.finetune, teacher, choose_best=True)
+        engine.fit(phase, self._loader("train", "finetune"), self._loader("val"), state)
+
+    def _finish(self, engine: Engine, teacher: nn.Module, student: nn.Module) -> RunResult:
+        self.progress.close()
+        val, test = self._loader("val"), self._loader("test")
+        has_val = len(self.data.x_val) > 0
+        sites = tuple(relu_sites(student))
+        count = ReluBudget.of(sites, self.budget)
+        result = RunResult(
+            self.folder.path,
+            self.budget,
+            count.relu_count,
+            count.relu_total,
+            sites,
+            evaluate(teacher, val) if has_val else None,
+            evaluate(teacher, test),
+            evaluate(student, val) if has_val else None,
+            evaluate(student, test),
+            sum(row["seconds"] for row in engine.rows),
+        )
+        if self.fabric.is_global_zero:
+            self._write(result, engine.rows, student)
+        self.fabric.barrier()
+        return result
+
+    def _write(self, result: RunResult, rows: list[dict[str, Any]], student: nn.Module) -> None:
+        folder, data = self.folder, self.data
+        save_weights(folder.model, portable(student))
+        shape, span = list(data.image_shape), [0.0, 1.0]
+        facts = {
+            "relu_budget": result.relu_budget,
+            "relu_count": result.relu_count,
+            "relu_total": result.relu_total,
+            "sites": [site.to_dict() for site in result.sites],
+            "input": {"layout": "NCHW", "shape": shape, "range": span, "mean": data.mean, "std": data.std},
+            "classes": list(data.classes),
+            "training": {
+                "method": self.config.search.method,
+                "model": self.config.model.name,
+                "data": self.config.data.name,
+                "seed": self.config.train.seed,
+                "config_sha256": self.config.digest(),
+                "val_accuracy": result.val_accuracy,
+                "test_accuracy": result.test_accuracy,
+                "teacher_val_accuracy": result.teacher_val_accuracy,
+                "teacher_test_accuracy": result.teacher_test_accuracy,
+            },
+            "seconds": round(result.seconds, 1),
+            "finished": time.strftime("%Y-%m-%d"),
+        }
+        write_samples(folder.samples, data)
+        self.progress.write_metrics(folder.metrics, rows)
+        write_text(folder.report, html_report(facts, rows, self.config.to_toml()))
+        folder.drop_checkpoint()
+        write_text(folder.budget, json.dumps(facts, indent=2) + "\n")  # last: its presence says that the run is complete
+
+    def _loader(self, split: str, phase: str = "") -> DeviceLoader:
+        """`split` in order for evaluation, or, for a `phase`, shuffled and augmented, each rank its share."""
+        config, fabric = self.config, self.fabric
+        if not phase:
+            return DeviceLoader.for_split(
+                self.data, split, batch_size=_EVALUATION_BATCH, device=fabric.device, train=False
+            )
+        return DeviceLoader.for_split(
+            self.data,
+            split,
+            batch_size=config.train.batch_size,
+            device=fabric.device,
+            train=True,
+            augment=Augment(pad=config.data.crop, flip=config.data.flip, cutout=config.data.cutout),
+            seed=derive(config.train.seed, "data", phase),
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+        )
+
+
+def make_fabric(config: Config) -> Fabric:
+    """Fabric on the configured device; under torchrun, one process of a DDP group."""
+    wanted = config.train.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise AurepError("train.device = 'cuda' but torch finds no CUDA device; use device = 'cpu' or 'auto'.")
+    accelerator = ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        num_nodes=processes // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        strategy="ddp" if processes > 1 else "auto",
+        precision=_PRECISIONS[config.train.precision],  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+def read_data(config: Config) -> ImageData:
+    data = config.data
+    return load_data(data.name, data.dir, val_fraction=data.val_fraction, input_size=config.model.input_size)
+
+
+def build_network(config: Config, image_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """The plain, all-ReLU network of a configuration, with fresh weights. `image_shape` is (C, H, W)."""
+    model = config.model
+    return build_model(
+        model.name,
+        num_classes=num_classes,
+        in_channels=image_shape[0],
+        width=model.width,
+        input_size=image_shape[1],
+        stem_relu=model.stem_relu,
+    )
+
+
+def prepare_student(config: Config, network: nn.Module, example: Tensor) -> nn.Module:
+    search, model = config.search, config.model
+    return prepare(
+        network,
+        example,
+        degree=search.degree,
+        replace=model.replace,
+        maxpool=model.maxpool,
+        coefficients=search.coefficients,
+    )
+
+
+def refit(student: nn.Module, loader: DeviceLoader, images: int) -> None:
+    """Fit the polynomials on the first `images` training images, unaugmented."""
+    fit_polynomials(student, loader.epoch(0), max_batches=-(-images // loader.batch_size))
+
+
+def write_samples(path: Path, data: ImageData) -> None:
+    """The first test images (uint8) with their labels."""
+    stream = io.BytesIO()
+    np.savez_compressed(stream, images=data.x_test[:SAMPLES], labels=data.y_test[:SAMPLES])
+    write_bytes(path, stream.getvalue())

@@ -1,0 +1,61 @@
+"""What a run shows while it works: a bar on a terminal, a line per epoch everywhere, `metrics.csv` on disk."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.status import Status
+
+from aurep.files import write_text
+
+_BAR = 20
+
+
+class Progress:
+    """Prints to `console`; None is silent."""
+
+    def __init__(self, console: Console | None) -> None:
+        self.console = console
+        self._status: Status | None = None
+
+    def say(self, text: str) -> None:
+        if self.console is not None:
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+    def step(self, phase: str, epoch: int, step: int, steps: int) -> None:
+        if self.console is None or not self.console.is_terminal:
+            return
+        filled = _BAR * step // steps
+        bar = "━" * filled + "[dim]" + "─" * (_BAR - filled) + "[/dim]"
+        text = f"{phase} epoch {epoch + 1}  {bar} {step}/{steps}"
+        if self._status is None:
+            self._status = self.console.status(text)
+            self._status.start()
+        self._status.update(text)
+
+    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+        self.close()
+        val = "" if row["val_accuracy"] is None else f"  val {row['val_accuracy']:5.2f} %"
+        kept = "" if row["relu_count"] is None else f"  ReLUs {row['relu_count']:,}"
+        self.say(
+            f"{row['phase']:>8} {row['epoch']:3d}/{epochs}  loss {row['train_loss']:.4f}  "
+            f"train {row['train_accuracy']:5.2f} %{val}{kept}  {row['images_per_second']:,.0f} images/s"
+        )
+
+    def close(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    @staticmethod
+    def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
+        """One row per epoch; empty cells where a value does not apply."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]) if rows else ["phase", "epoch"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(path, text.getvalue())

@@ -1,0 +1,33 @@
+"""Checks on exported models: what a graph really costs under private inference, and whether it still is the model.
+
+Nothing that an exporter wrote is believed: counts are taken from the graph, masks and coefficients are recovered from
+it, accuracy and parity are measured again.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aurep.validators.facts import Uncountable
+    from aurep.validators.relu_count import ReluCount, count_relus
+    from aurep.validators.report import Check, Report
+    from aurep.validators.validation import validate
+
+__all__ = ["Check", "ReluCount", "Report", "Uncountable", "count_relus", "validate"]
+
+_HOMES = {
+    "Check": "report",
+    "ReluCount": "relu_count",
+    "Report": "report",
+    "Uncountable": "facts",
+    "count_relus": "relu_count",
+    "validate": "validation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'aurep.validators' has no attribute {name!r}")
+    return getattr(import_module(f"aurep.validators.{_HOMES[name]}"), name)

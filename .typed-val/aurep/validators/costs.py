@@ -1,0 +1,253 @@
+"""What each ONNX operator costs under private inference, in elements compared.
+
+The rule: sums, products and rearrangements by public indices are free; every other operator costs at least one
+comparison an element, because whatever is not a polynomial can stand in for a ReLU (sqrt(x * x) is |x|, x * sigmoid(9e9 x)
+is ReLU, and frameworks evaluate such functions by comparisons or table look-ups anyway). An operator that neither table
+knows makes the graph uncountable. Operators on constants alone cost nothing: they are computed before the inference.
+
+`is_pooling` tells max-pooling proper from max-pooling over values arranged so that it becomes max(x, 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from aurep.validators.facts import FLOATS, Fact, Uncountable, describe
+
+
+@dataclass(frozen=True)
+class Call:
+    """One evaluation of a node: its attributes and what is known of its inputs (None where omitted) and outputs."""
+
+    node: onnx.NodeProto
+    attributes: Mapping[str, Any]
+    inputs: tuple[Fact | None, ...]
+    outputs: tuple[Fact, ...]
+    opset: int
+
+    def given(self, index: int) -> Fact | None:
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    @property
+    def entering(self) -> int:
+        return self._elements(self.inputs[0] if self.inputs else None)
+
+    @property
+    def leaving(self) -> int:
+        return self._elements(self.outputs[0] if self.outputs else None)
+
+    def _elements(self, fact: Fact | None) -> int:
+        elements = None if fact is None else fact.elements
+        if elements is None:
+            raise Uncountable(
+                f"{describe(self.node)} compares a tensor whose shape depends on values, so its cost is unknown; "
+                "export with static shapes (only the batch may be dynamic)."
+            )
+        return elements
+
+    def refuse(self, reason: str) -> Uncountable:
+        return Uncountable(f"{describe(self.node)} {reason}, so its comparisons cannot be counted; export without it.")
+
+
+def comparisons(call: Call) -> int:
+    """Elements that `call` compares. Raises Uncountable for an operator or a use that no rule covers."""
+    op = call.node.op_type
+    if op in _COSTS:
+        return _COSTS[op](call)
+    if op not in _FREE:
+        raise call.refuse("is of an operator that the validator does not know to be free of comparisons")
+    for index in _FREE[op]:
+        fact = call.given(index)
+        if fact is not None and not fact.constant:
+            raise call.refuse(f"takes its input {index} from computed values instead of a constant")
+    wraps = op in _ARITHMETIC and call.outputs and not call.outputs[0].is_float
+    return call.leaving if wraps else 0  # integer arithmetic wraps around, which distinguishes signs
+
+
+def is_pooling(call: Call) -> bool:
+    """Whether a comparison takes the maximum over neighbours of one feature map, not of x and something set beside it."""
+    kinds = ("MaxPool", "GlobalMaxPool")
+    source = call.given(0)
+    plain = call.node.op_type in kinds and source is not None and source.uniform
+    dilated = any(step != 1 for step in call.attributes.get("dilations", ()))
+    return plain and not dilated and not _indices_used(call)
+
+
+def keeps_uniform(call: Call) -> bool:
+    """Whether the output is uniform (see `Fact`) given uniform inputs: true of what treats all positions alike.
+
+    Padding beyond the kernel's reach would set zeros beside the image for a later pooling to compare with.
+    """
+    op, tensors = call.node.op_type, [fact for fact in call.inputs if fact is not None]
+    data = [fact for fact in tensors if not fact.constant]
+    if op not in _UNIFORM or not data or not all(fact.uniform for fact in data) or _indices_used(call):
+        return False
+    if op == "Concat":
+        return call.attributes.get("axis") == 1 and len(data) == len(tensors)
+    if op in ("Conv", "MaxPool", "AveragePool"):
+        return len(data) == 1 and _pads_within_kernel(call)
+    return all(_same_everywhere(fact, len(data[0].shape or ())) for fact in tensors if fact.constant)
+
+
+def _same_everywhere(constant: Fact, rank: int) -> bool:
+    """Broadcast against a (N, C, H, W) tensor, does `constant` have one value per channel at most?"""
+    shape = constant.shape
+    return shape is not None and len(shape) <= rank and all(dim == 1 for dim in shape[-2:])
+
+
+def _pads_within_kernel(call: Call) -> bool:
+    weight = call.given(1)
+    default = weight.shape[2:] if weight is not None and weight.shape else ()
+    kernel = list(call.attributes.get("kernel_shape", default))
+    pads = list(call.attributes.get("pads", [0] * 2 * len(kernel)))
+    dilations = list(call.attributes.get("dilations", [1] * len(kernel)))
+    reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=False)] * 2
+    return len(pads) == len(reach) and all(0 <= pad <= most for pad, most in zip(pads, reach, strict=True))
+
+
+def _indices_used(call: Call) -> bool:
+    return call.node.op_type == "MaxPool" and len(call.node.output) > 1 and bool(call.node.output[1])
+
+
+def _each(count: int) -> Callable[[Call], int]:
+    return lambda call: count * call.leaving
+
+
+def _extremum(call: Call) -> int:
+    """Max and Min of n tensors: n - 1 comparisons an element; constants fold into one operand."""
+    given = [fact for fact in call.inputs if fact is not None]
+    computed = sum(not fact.constant for fact in given)
+    return (computed + (computed < len(given)) - 1) * call.leaving
+
+
+def _clip(call: Call) -> int:
+    bounds = sum(fact is not None for fact in call.inputs[1:])
+    return (bounds + len({"min", "max"} & set(call.attributes))) * call.leaving
+
+
+def _window(call: Call) -> int:
+    elements = prod(call.attributes["kernel_shape"])
+    used = max(elements - 1, int(_indices_used(call)))
+    return used * call.leaving
+
+
+def _reduction(call: Call) -> int:
+    """A reduction to one extremum: one comparison less than the elements it takes in."""
+    return call.entering - call.leaving
+
+
+def _top_k(call: Call) -> int:
+    axis = call.attributes.get("axis", -1)
+    source = call.given(0)
+    rows, found = call.entering, call.outputs[0].shape
+    if source is None or source.shape is None or found is None:
+        raise call.refuse("has a k that depends on values")
+    length, k = source.shape[axis], found[axis]
+    return 0 if not length else rows // length * (k * length - k * (k + 1) // 2)
+
+
+def _softmax(call: Call) -> int:
+    """The maximum that is subtracted, and an exponential an element. Opset < 13 flattens from `axis`: bound by all."""
+    return 2 * call.entering
+
+
+def _norm(call: Call) -> int:
+    return call.entering
+
+
+def _division(call: Call) -> int:
+    divisor = call.given(1)
+    public = divisor is not None and divisor.constant and call.outputs[0].is_float
+    return 0 if public else call.leaving
+
+
+def _power(call: Call) -> int:
+    """Free where the exponent is a constant natural number: repeated products."""
+    exponent = call.given(1)
+    if exponent is None or exponent.data is None or not call.outputs[0].is_float:
+        return call.leaving
+    values = np.asarray(exponent.data, dtype=np.float64)
+    natural = np.all(np.isfinite(values)) and np.all(values >= 0) and np.all(values == np.round(values))
+    return 0 if natural else call.leaving
+
+
+def _cast(call: Call) -> int:
+    """Free into floats; into booleans or integers it tells zero from the rest, truncates or saturates."""
+    return 0 if call.outputs[0].elem_type in FLOATS else call.leaving
+
+
+def _quantise_dynamically(call: Call) -> int:
+    return 4 * call.entering  # minimum, maximum, and saturation at both ends
+
+
+def _batch_norm(call: Call) -> int:
+    return 0 if not call.attributes.get("training_mode", 0) else call.entering  # as a normalisation by its statistics
+
+
+def _dropout(call: Call) -> int:
+    training = call.given(2)
+    if training is not None and not (training.data is not None and not training.data.any()):
+        raise call.refuse("runs in training mode")
+    return 0
+
+
+def _size(call: Call) -> int:
+    return 0
+
+
+_ONE = """Relu LeakyRelu PRelu ThresholdedRelu Elu Selu Celu Abs Sign Sigmoid Tanh Softplus Softsign Gelu Mish Swish Erf
+Exp Log Sqrt Reciprocal Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh Atanh Floor Ceil Round Mod BitShift BitwiseAnd
+BitwiseOr BitwiseNot BitwiseXor Greater GreaterOrEqual Less LessOrEqual Equal IsInf IsNaN ReduceL2 ReduceLogSum""".split()
+_TWO = "HardSigmoid HardSwish Shrink QuantizeLinear QLinearConv QLinearMatMul".split()
+_NORMS = """InstanceNormalization LayerNormalization GroupNormalization RMSNormalization MeanVarianceNormalization LRN
+LpNormalization ReduceL1""".split()
+
+_COSTS: dict[str, Callable[[Call], int]] = {
+    **dict.fromkeys(_ONE, _each(1)),
+    **dict.fromkeys(_TWO, _each(2)),
+    **dict.fromkeys(_NORMS, _norm),
+    **dict.fromkeys(("Max", "Min"), _extremum),
+    **dict.fromkeys(("ReduceMax", "ReduceMin", "ArgMax", "ArgMin", "GlobalMaxPool"), _reduction),
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax", "ReduceLogSumExp"), _softmax),
+    **dict.fromkeys(("Cast", "CastLike"), _cast),
+    "Clip": _clip,
+    "MaxPool": _window,
+    "TopK": _top_k,
+    "Div": _division,
+    "Pow": _power,
+    "DynamicQuantizeLinear": _quantise_dynamically,
+    "BatchNormalization": _batch_norm,
+    "Dropout": _dropout,
+    "Shape": _size,
+    "Size": _size,
+}
+
+# Operators free of comparisons, with the inputs that must be constants: an index that is computed costs a look-up.
+_FREE: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(
+        "Add Sub Mul Neg Sum Mean MatMul Gemm Conv ConvTranspose ConvInteger MatMulInteger Einsum".split(), ()
+    ),
+    **dict.fromkeys("AveragePool GlobalAveragePool Flatten Transpose Concat DepthToSpace SpaceToDepth".split(), ()),
+    **dict.fromkeys("Identity And Or Not Xor Where DequantizeLinear".split(), ()),
+    **dict.fromkeys("Squeeze Unsqueeze ReduceSum ReduceMean ReduceSumSquare ReduceProd".split(), (1,)),
+    **dict.fromkeys("Reshape Split Gather GatherElements GatherND CumSum Expand Tile Trilu".split(), (1,)),
+    **dict.fromkeys("ScatterElements ScatterND".split(), (1,)),
+    "Slice": (1, 2, 3, 4),
+    "Pad": (1, 2, 3),
+    "Resize": (1, 2, 3),
+    "ConstantOfShape": (0,),
+}
+_ARITHMETIC = frozenset(
+    "Add Sub Mul Neg Sum Mean MatMul Gemm Einsum ReduceSum ReduceMean ReduceSumSquare ReduceProd CumSum".split()
+)
+_UNIFORM = frozenset(
+    "Conv BatchNormalization Relu LeakyRelu Clip Sigmoid Add Sub Mul Div Pow Neg Identity Dropout Cast MaxPool "
+    "AveragePool Concat".split()
+)

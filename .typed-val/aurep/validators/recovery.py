@@ -1,0 +1,227 @@
+"""Which elements of each site stay ReLU, and the polynomials of the others, recovered from the graph.
+
+A site is the group of nodes named `<site>/...`. Its nodes are evaluated over `Expression`s of its one input; what comes
+out must be, element by element and in place, a ReLU or a polynomial of degree 2 at most. Anything else is no site.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from aurep.metadata import coefficient_digest
+from aurep.validators.constants import Constants
+from aurep.validators.expression import UNARY, Expression, NotASite, concatenated
+from aurep.validators.facts import Fact, Uncountable, attributes, site_name
+from aurep.validators.infer import STANDARD
+
+
+@dataclass(frozen=True)
+class RecoveredSite:
+    """A site as the graph computes it: tensor names, per-image shape, and what every element becomes.
+
+    `final` is what leaves the site; `polynomial`, where the form shows it, what its elements would be were none kept.
+    """
+
+    name: str
+    input: str
+    output: str
+    final: Expression
+    polynomial: Expression | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.final.shape
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """Of `shape`: True where the element stays ReLU."""
+        kept: NDArray[np.bool_] = (self.final.terms[3] == 1).reshape(self.shape)
+        return kept
+
+    @cached_property
+    def coefficients(self) -> NDArray[np.float32]:
+        """(*shape, 3), ascending; zeros at kept elements."""
+        terms: NDArray[np.float32] = np.moveaxis(self.final.terms[:3], 0, -1).reshape(*self.shape, 3)
+        return terms
+
+    def has_digest(self, digest: str, degree: int) -> bool | None:
+        """Whether the coefficients, per channel or per element, have `digest`; None where the graph does not hold all
+        of them (those of kept elements may be dropped: nothing uses them)."""
+        if degree == 0:
+            return coefficient_digest(None) == digest
+        unseen = self.mask.reshape(-1)
+        terms = self.final.terms[:3]
+        if self.polynomial is not None:
+            terms, unseen = np.where(unseen[None], self.polynomial.terms[:3], terms), np.zeros_like(unseen)
+        table = np.moveaxis(terms, 0, -1).reshape(*self.shape, 3)[..., : degree + 1]
+        rows = table.reshape(self.shape[0], -1, degree + 1)
+        hidden = unseen.reshape(self.shape[0], -1)
+        first = rows[np.arange(len(rows)), np.argmin(hidden, axis=1)]
+        if coefficient_digest(first) == digest or coefficient_digest(table) == digest:
+            return True
+        return None if hidden.all(1).any() or (hidden.any() and not _uniform(rows, hidden)) else False
+
+
+def _uniform(rows: NDArray[np.float32], hidden: NDArray[np.bool_]) -> bool:
+    first = rows[np.arange(len(rows)), np.argmin(hidden, axis=1)]
+    return bool(((rows == first[:, None]).all(-1) | hidden).all())
+
+
+def recover_sites(model: onnx.ModelProto) -> dict[str, RecoveredSite]:
+    """Sites of the main graph by name. A graph that cannot be walked has none."""
+    from aurep.validators.relu_count import walk_once
+
+    try:
+        facts, batch = walk_once(model)
+    except Uncountable:
+        return {}
+    reader = _Reader(model, facts, batch)
+    found = {}
+    for name, nodes in _groups(model.graph).items():
+        try:
+            site = reader.read(name, nodes)
+        except NotASite:
+            continue
+        found[name] = site
+    return found
+
+
+def pointwise_sites(model: onnx.ModelProto) -> dict[str, str]:
+    """Output -> input tensor of every recovered site: between them, each element depends on itself alone."""
+    return {site.output: site.input for site in recover_sites(model).values()}
+
+
+def _groups(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
+    groups: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    for node in graph.node:
+        if "/" in node.name:
+            groups[site_name(node)].append(node)
+    return groups
+
+
+class _Reader:
+    """Evaluates groups of nodes; `facts` gives shapes with a leading `batch`."""
+
+    def __init__(self, model: onnx.ModelProto, facts: Mapping[str, Fact], batch: int) -> None:
+        self.facts, self.batch = facts, batch
+        self.constants = Constants(model, facts)
+        self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
+        self.readers: dict[str, set[int]] = defaultdict(set)
+        for index, node in enumerate(model.graph.node):
+            for name in _reads(node):
+                self.readers[name].add(index)
+        self.index = {output: i for i, node in enumerate(model.graph.node) for output in node.output}
+        self.results = {value.name for value in model.graph.output}
+
+    def read(self, name: str, nodes: list[onnx.NodeProto]) -> RecoveredSite:
+        """Raises NotASite."""
+        work = [node for node in nodes if not all(self.is_constant(output) for output in node.output)]
+        made = {output for node in work for output in node.output}
+        outside = {i for node in work for i in node.input if i and i not in made and not self.is_constant(i)}
+        own = {self.index[output] for output in made if output}
+        leaving = [o for o in made if o in self.results or self.readers[o] - own]
+        if len(outside) != 1 or len(leaving) != 1:
+            raise NotASite("a site has one input and one output")
+        source = outside.pop()
+        values = {source: Expression.identity(self.shape(source))}
+        for node in work:
+            self.evaluate(node, values)
+        final = values[leaving[0]]
+        relu = final.terms[3]
+        if not final.in_place or final.shape != values[source].shape or not np.isin(relu, (0, 1)).all():
+            raise NotASite("elements do not end where they began")
+        if final.terms[:3, relu == 1].any():
+            raise NotASite("a ReLU is mixed with a polynomial")
+        return RecoveredSite(name, source, leaving[0], final, _full_polynomial(values, source))
+
+    def is_constant(self, name: str) -> bool:
+        return not name or (name in self.facts and self.facts[name].constant)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Per image."""
+        fact = self.facts.get(name)
+        if fact is None or not fact.is_float or not fact.shape or fact.shape[0] != self.batch:
+            raise NotASite("a tensor has no leading batch")
+        return fact.shape[1:]
+
+    def evaluate(self, node: onnx.NodeProto, values: dict[str, Expression]) -> None:
+        """Add the outputs of a node of the main graph to `values`."""
+        arguments = [values[i] if i in values else self.constants.value(i) if i else None for i in node.input]
+        values.update(zip(node.output, self.call(node, arguments), strict=False))
+
+    def call(self, node: onnx.NodeProto, arguments: list[Any], depth: int = 0) -> list[Expression]:
+        function = self.functions.get((node.domain, node.op_type, node.overload))
+        if function is not None and depth < 8:
+            return self.inside(function, arguments, depth)
+        if node.domain not in STANDARD:
+            raise NotASite("a custom operator")
+        return [_apply(node, arguments, lambda: self.shape(node.output[0]))]
+
+    def inside(self, function: onnx.FunctionProto, arguments: list[Any], depth: int) -> list[Expression]:
+        """A call of a model-local function, its body evaluated in place."""
+        values: dict[str, Any] = dict(zip(function.input, arguments, strict=False))
+        for node in function.node:
+            if node.op_type == "Constant" and node.domain in STANDARD:
+                values[node.output[0]] = self.constants.of_node(node)
+                continue
+            inputs = [values.get(i) if i else None for i in node.input]
+            if not any(isinstance(value, Expression) for value in inputs):
+                raise NotASite("a function computes with constants alone")
+            values.update(zip(node.output, self.call(node, inputs, depth + 1), strict=False))
+        results = [values.get(name) for name in function.output]
+        if not all(isinstance(value, Expression) for value in results):
+            raise NotASite("a function returns a constant")
+        return [value for value in results if isinstance(value, Expression)]
+
+
+def _apply(node: onnx.NodeProto, arguments: list[Any], shape_of_output: Any) -> Expression:
+    """One standard operator on expressions and constant arrays."""
+    op, settings = node.op_type, attributes(node)
+    first = arguments[0] if arguments else None
+    given = [a for a in arguments if isinstance(a, Expression)]
+    constants = [a for a in arguments if isinstance(a, np.ndarray)]
+    if op in UNARY and len(given) == 1:
+        return UNARY[op](given[0])
+    if op in ("Flatten", "Reshape") and isinstance(first, Expression):
+        return first.reshaped(shape_of_output())
+    if op == "Gather" and isinstance(first, Expression) and settings.get("axis") == 1 and constants:
+        return first.taken(constants[0])
+    if op == "Concat" and settings.get("axis") == 1 and len(given) == len(arguments):
+        return concatenated(given)
+    if op == "Where" and len(given) == 2 and constants:
+        return given[0].where(constants[0], given[1])
+    if op == "Pow" and isinstance(first, Expression) and constants and np.all(constants[0] == 2):
+        return first.times(first)
+    if op == "Max" and len(given) == len(constants) == 1:
+        return given[0].floored(constants[0])
+    if op in ("Add", "Mul") and len(arguments) == 2 and given:
+        if len(given) == 2:
+            return given[0].plus(given[1]) if op == "Add" else given[0].times(given[1])
+        return given[0].shifted(constants[0]) if op == "Add" else given[0].scaled(constants[0])
+    raise NotASite(f"{op} is no part of a hybrid activation")
+
+
+def _full_polynomial(values: Mapping[str, Expression], source: str) -> Expression | None:
+    """The last value in the input's own arrangement that is a polynomial at every element and not x itself."""
+    shape = values[source].shape
+    whole = [
+        e for e in values.values() if e.shape == shape and e.in_place and not e.terms[3].any() and e.terms[[0, 2]].any()
+    ]
+    return whole[-1] if whole and not whole[-1].is_identity.any() else None
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """Names that a node reads, those its bodies take from outside included."""
+    names = list(node.input)
+    for attribute in node.attribute:
+        for body in [attribute.g] * attribute.HasField("g") + list(attribute.graphs):
+            names += [name for inner in body.node for name in _reads(inner)] + [value.name for value in body.output]
+    return names

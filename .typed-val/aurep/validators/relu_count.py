@@ -1,0 +1,173 @@
+"""How many elements per image a graph really compares, counted from the graph alone.
+
+A dynamic batch is counted at several sizes, one of them drawn at random: the cost must be the same multiple of the batch
+each time. A fixed batch is divided out where the first input and the first output share it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from aurep.validators.facts import Fact, Uncountable
+from aurep.validators.infer import type_fact
+from aurep.validators.reading import read
+from aurep.validators.walk import Walk
+
+
+@dataclass(frozen=True)
+class SiteCount:
+    """ReLU-like elements per image of one site, the nodes whose names share a prefix."""
+
+    name: str
+    elements: int
+
+
+@dataclass(frozen=True)
+class ReluCount:
+    """What a graph compares, in elements per image.
+
+    Attributes:
+        total: ReLU-like elements: everything that can serve as a ReLU, in whatever disguise.
+        pooling: elements compared by max-pooling proper, which no ReLU can hide in.
+        sites: where the ReLU-like elements are.
+        comparisons: operator type -> elements, pooling included; what `aurep.comparisons` claims.
+        largest: elements of the largest tensor.
+        batch: the fixed batch size; None where it is dynamic.
+    """
+
+    total: int
+    pooling: int
+    sites: tuple[SiteCount, ...]
+    comparisons: dict[str, int]
+    largest: int
+    batch: int | None
+
+
+def count_relus(path: str | Path) -> ReluCount:
+    """Count the ReLUs that an ONNX file, or the model of a bundle folder, evaluates per image.
+
+    Raises:
+        AurepError: the file cannot be read.
+        Uncountable: it is a graph whose comparisons cannot be bounded from the graph alone (an AurepError too).
+    """
+    from aurep.validators.recovery import pointwise_sites
+
+    model = read(path).model
+    return count(model, pointwise_sites(model))
+
+
+def count(model: onnx.ModelProto, pointwise: Mapping[str, str] | None = None) -> ReluCount:
+    """`count_relus` of a parsed model; `pointwise`: see `Walk`."""
+    batch = fixed_batch(model)
+    if batch is not None:
+        walk = _walk(model, batch, pointwise or {})
+        return _per_image(walk, batch, batch)
+    sizes = (1, 2, 3, 4 + secrets.randbelow(60))
+    counts = [_per_image(_walk(model, size, pointwise or {}), size, None) for size in sizes]
+    if any(other.comparisons != counts[0].comparisons or other.sites != counts[0].sites for other in counts):
+        raise Uncountable(
+            "the number of comparisons does not grow in proportion to the batch, so a count per image has no meaning; "
+            "export with a fixed batch."
+        )
+    return counts[0]
+
+
+def walk_once(model: onnx.ModelProto) -> tuple[dict[str, Fact], int]:
+    """Facts of the main graph's tensors, and the batch they were taken at. Raises Uncountable."""
+    batch = fixed_batch(model) or 2
+    facts = {value.name: _input_fact(value, batch) for value in model_inputs(model)}
+    return Walk(model, dynamic=fixed_batch(model) is None).run(facts), batch
+
+
+def fixed_batch(model: onnx.ModelProto) -> int | None:
+    """The batch that the file fixes: 1 where none is recognisable, None where it is dynamic.
+
+    Raises:
+        Uncountable: a dimension other than the batch is dynamic.
+    """
+    inputs = model_inputs(model)
+    dynamic = False
+    for value in inputs:
+        if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+            raise Uncountable(
+                f"input {value.name!r} declares no tensor shape, so nothing can be counted; export with static shapes."
+            )
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.HasField("dim_value") and dim.dim_value > 0:
+                continue
+            if axis:
+                raise Uncountable(
+                    f"dimension {axis} of input {value.name!r} is dynamic, so the cost is unknown; "
+                    "export with static shapes (only the batch may be dynamic)."
+                )
+            dynamic = True
+    if dynamic:
+        return None
+    first = type_fact(inputs[0].type).shape if inputs else None
+    last = type_fact(model.graph.output[0].type).shape if model.graph.output else None
+    shared = first and last and len(first) in (2, 4) and len(last) > 1 and first[0] == last[0]
+    return first[0] if first and shared else 1
+
+
+def model_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that a caller feeds. Below IR 4, initializers are listed among the inputs without being one."""
+    stored = {tensor.name for tensor in model.graph.initializer} if model.ir_version < 4 else set()
+    return [value for value in model.graph.input if value.name not in stored]
+
+
+def _walk(model: onnx.ModelProto, batch: int, pointwise: Mapping[str, str]) -> Walk:
+    facts = {value.name: _input_fact(value, batch) for value in model_inputs(model)}
+    walk = Walk(model, pointwise, dynamic=fixed_batch(model) is None)
+    found = walk.run(facts)
+    _check_output(model, found, batch)
+    return walk
+
+
+def _input_fact(value: onnx.ValueInfoProto, batch: int) -> Fact:
+    tensor = value.type.tensor_type
+    dims = (dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else batch for dim in tensor.shape.dim)
+    shape = tuple(dims)
+    return Fact(tensor.elem_type, shape, uniform=len(shape) == 4)
+
+
+def _check_output(model: onnx.ModelProto, found: Mapping[str, Fact], batch: int) -> None:
+    """The batch that is divided out must be there at the end, or one image's work would count as a batch's."""
+    name = model.graph.output[0].name
+    if name not in found:
+        raise Uncountable(f"the graph never computes its output {name!r}; export the model again.")
+    shape = found[name].shape
+    if batch > 1 and (not shape or shape[0] != batch):
+        raise Uncountable(
+            f"the input holds a batch of {batch} images but the output's shape is {shape}, so a count per image has no "
+            "meaning; export with one output row an image."
+        )
+
+
+def _per_image(walk: Walk, divisor: int, batch: int | None) -> ReluCount:
+    types: Counter[str] = Counter()
+    sites: Counter[str] = Counter()
+    for entry in walk.comparisons:
+        types[entry.op_type] += entry.elements
+        if not entry.pooling:
+            sites[entry.site] += entry.elements
+    if any(elements % divisor for elements in (*types.values(), *sites.values())):
+        raise Uncountable(
+            f"the comparisons do not divide by the batch of {divisor}, so a count per image has no meaning; "
+            "export with a batch that every layer keeps."
+        )
+    pooling = sum(entry.elements for entry in walk.comparisons if entry.pooling) // divisor
+    total = sum(sites.values()) // divisor
+    return ReluCount(
+        total,
+        pooling,
+        tuple(SiteCount(name, elements // divisor) for name, elements in sites.items()),
+        {op: elements // divisor for op, elements in sorted(types.items())},
+        walk.largest,
+        batch,
+    )

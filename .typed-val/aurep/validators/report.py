@@ -1,0 +1,76 @@
+"""What a validation found: checks, and the counts they were made on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+Figure = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One verdict.
+
+    Attributes:
+        name: ``structure``, ``relu-count``, ``sites``, ``parity``, ``accuracy``, ``fixed-point`` or ``localise``.
+        measured: what was found, with its unit where it is text.
+        allowed: the bound it was held against.
+        passed: whether it holds.
+        hint: what was wrong and what to do, or by how much it passed; empty where nothing needs saying.
+    """
+
+    name: str
+    measured: Figure
+    allowed: Figure
+    passed: bool
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All checks of one file. Counts are None where the graph could not be counted.
+
+    Attributes:
+        relu_count: ReLU-like elements per image, counted from the graph.
+        relu_total: activation elements per image, kept or replaced.
+        relu_budget: what the count was held against; None for a file without a budget.
+        sites: per site `name`, `elements`, `kept`, `degree`, `shape`, recovered from the graph.
+        comparisons: operator type -> elements compared per image.
+        notes: what was not checked, and why.
+    """
+
+    file: str
+    version: str
+    checks: tuple[Check, ...]
+    target: str | None = None
+    provider: str | None = None
+    relu_count: int | None = None
+    relu_total: int | None = None
+    relu_budget: int | None = None
+    sites: tuple[dict[str, Any], ...] = ()
+    comparisons: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"passed": self.passed, **asdict(self)}
+
+    def to_json(self) -> str:
+        """The stable machine interface: strict JSON, without NaN or infinities."""
+        return json.dumps(_finite(self.to_dict()), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """Numbers that JSON lacks, as text."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value - value != 0:
+        return str(value)
+    return value

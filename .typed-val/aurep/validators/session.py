@@ -1,0 +1,104 @@
+"""ONNX Runtime sessions that say truthfully where they run, and stay quiet on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from aurep.errors import AurepError
+from aurep.validators.relu_count import fixed_batch
+
+PROVIDERS = ("auto", "cpu", "cuda")
+_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+_FATAL_ONLY = 4
+BATCH = 64  # images at a time where the batch is dynamic
+
+
+class Session:
+    """A model ready to run.
+
+    Args:
+        model: without external data.
+        provider: `cuda` fails unless CUDA really runs every node; `auto` takes CUDA where it does, else the CPU.
+
+    Attributes:
+        provider: what it runs on, `cpu` or `cuda`.
+
+    Raises:
+        AurepError: the provider is not to be had, or ONNX Runtime refuses the model.
+    """
+
+    def __init__(self, model: onnx.ModelProto, provider: str = "auto") -> None:
+        if provider not in PROVIDERS:
+            raise AurepError(f"provider {provider!r} is unknown; choose one of {', '.join(PROVIDERS)}.")
+        self._session, self.provider = _open(model.SerializeToString(), provider)
+        self.batch = fixed_batch(model)
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            names = ", ".join(entry.name for entry in inputs)
+            raise AurepError(f"the model has {len(inputs)} inputs ({names}); only models of one input can be run.")
+        self.input = inputs[0]
+        self.outputs = [entry.name for entry in self._session.get_outputs()]
+
+    def run(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        """Logits (N, classes) for inputs (N, ...), batch by batch."""
+        return np.concatenate([found[0][:used] for found, used in self._batches(inputs)])
+
+    def run_all(self, inputs: NDArray[Any]) -> Iterator[dict[str, NDArray[Any]]]:
+        """Every output by name, batch by batch."""
+        for found, _ in self._batches(inputs):
+            yield dict(zip(self.outputs, found, strict=True))
+
+    def _batches(self, inputs: NDArray[Any]) -> Iterator[tuple[list[NDArray[Any]], int]]:
+        size = self.batch or BATCH
+        for start in range(0, len(inputs), size):
+            chunk = inputs[start : start + size]
+            fed = chunk
+            if self.batch and len(chunk) < size:  # a fixed batch is filled up; the surplus rows are dropped
+                fed = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
+            try:
+                yield self._session.run(None, {self.input.name: fed}), len(chunk)
+            except Exception as error:
+                raise AurepError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from None
+
+
+def _open(data: bytes, provider: str) -> tuple[Any, str]:
+    if provider == "cpu":
+        return _session(data, [_CPU], strict=False), "cpu"
+    reason = "this build of ONNX Runtime has no CUDA provider"
+    if _CUDA in ort.get_available_providers():
+        try:
+            session = _session(data, [_CUDA], strict=True)
+            if session.get_providers()[:1] == [_CUDA]:
+                return session, "cuda"
+            reason = f"the session fell back to {', '.join(session.get_providers())}"
+        except AurepError as error:
+            reason = str(error)
+    if provider == "cuda":
+        raise AurepError(
+            f"--provider cuda was asked for, but the model does not run on CUDA: {reason} Install the CUDA and cuDNN "
+            "versions that onnxruntime-gpu needs, or use --provider cpu."
+        )
+    return _session(data, [_CPU], strict=False), "cpu"
+
+
+def _session(data: bytes, providers: list[str], strict: bool) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    if strict:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    ort.set_default_logger_severity(_FATAL_ONLY)
+    try:
+        return ort.InferenceSession(data, options, providers=providers)
+    except Exception as error:
+        raise AurepError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,104 @@
+"""Are the masks and polynomials in the graph those of the checkpoint, bit for bit? Without one: those of the digests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aurep.errors import AurepError
+from aurep.files import sha256
+from aurep.metadata import Metadata, SiteClaim, mask_digest
+from aurep.validators.recovery import RecoveredSite
+from aurep.validators.report import Check
+
+Tensors = Mapping[str, NDArray[Any]]
+CHECKPOINT = "model.safetensors"
+
+
+def check_sites(recovered: Mapping[str, RecoveredSite], metadata: Metadata, run: Path | None) -> Check:
+    """Raises AurepError where `run` holds no readable checkpoint."""
+    problems, unseen = [], 0
+    tensors = load_checkpoint(run) if run is not None else None
+    if run is not None and metadata.checkpoint not in (None, sha256(run / CHECKPOINT)):
+        problems.append(f"The model was exported from another checkpoint than {run / CHECKPOINT}.")
+    for claim in metadata.sites:
+        site = recovered.get(claim.name)
+        fault = _absent(claim) if site is None else _claim_fault(site, claim)
+        if fault is None and tensors is not None:
+            fault = _checkpoint_fault(site, claim, tensors)
+        if fault is not None:
+            problems.append(f"Site {claim.name}: {fault}.")
+        elif site is not None and tensors is None and site.has_digest(claim.coefficients_sha256, claim.degree) is None:
+            unseen += 1
+    extra = [s.name for s in recovered.values() if s.name not in {c.name for c in metadata.sites} and s.mask.any()]
+    problems += [f"Site {name} is in the graph but not claimed." for name in extra]
+    right, all_sites = len(metadata.sites) - len(problems) + len(extra), len(metadata.sites)
+    against = "the checkpoint" if tensors is not None else "the claimed digests"
+    hint = " ".join(problems[:5])
+    if not problems and unseen:
+        hint = f"{unseen} sites dropped coefficients of kept elements, which nothing uses."
+    measured = f"{max(right, 0)} of {all_sites} sites equal {against}"
+    return Check("sites", measured, f"all {all_sites}", not problems, hint)
+
+
+def load_checkpoint(run: Path) -> dict[str, NDArray[Any]]:
+    """Tensors of a run's final checkpoint."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    file = run / CHECKPOINT
+    if not file.is_file():
+        raise AurepError(f"{run} holds no {CHECKPOINT}; give the run folder that `aurep train` wrote.")
+    try:
+        return dict(load_file(file))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise AurepError(f"{file} is no safetensors file ({error}); train again, or give another run.") from None
+
+
+def _absent(claim: SiteClaim) -> str | None:
+    """A site that keeps nothing and replaces by the identity leaves no nodes behind."""
+    if claim.kept == 0 and claim.degree == 0:
+        return None
+    return "the graph has no nodes of it that compute a ReLU at some elements and a polynomial at the others"
+
+
+def _claim_fault(site: RecoveredSite, claim: SiteClaim) -> str | None:
+    if site.shape != claim.shape:
+        return f"its shape is {site.shape} but {claim.shape} is claimed"
+    kept = int(site.mask.sum())
+    if kept != claim.kept:
+        return f"it keeps {kept:,} elements but {claim.kept:,} are claimed"
+    if mask_digest(site.mask) != claim.mask_sha256:
+        return "its mask is not the claimed one"
+    if site.coefficients[..., claim.degree + 1 :].any() or (claim.degree == 0 and not _all_identity(site)):
+        return f"its polynomial is not of the claimed degree {claim.degree}"
+    if site.has_digest(claim.coefficients_sha256, claim.degree) is False:
+        return "its coefficients are not the claimed ones"
+    return None
+
+
+def _all_identity(site: RecoveredSite) -> bool:
+    return bool(site.final.is_identity[~site.mask.reshape(-1)].all())
+
+
+def _checkpoint_fault(site: RecoveredSite | None, claim: SiteClaim, tensors: Tensors) -> str | None:
+    mask = tensors.get(f"{claim.name}.mask")
+    if mask is None:
+        return "the checkpoint has no such site"
+    found = np.zeros(claim.shape, bool) if site is None else site.mask
+    if mask.shape != found.shape or not np.array_equal(mask.astype(bool), found):
+        return "its mask is not the checkpoint's"
+    stored = tensors.get(f"{claim.name}.coefficients")
+    if stored is None or site is None:
+        return None if claim.degree == 0 else "the checkpoint has no coefficients for it"
+    if stored.dtype != np.float32 or stored.shape[-1] != claim.degree + 1:
+        return f"the checkpoint's coefficients are {stored.dtype} of shape {stored.shape}"
+    rows = stored if stored.shape[:-1] == site.shape else stored.reshape(len(stored), *(1,) * (len(site.shape) - 1), -1)
+    wanted = np.broadcast_to(rows, (*site.shape, claim.degree + 1))[~site.mask]
+    used = site.coefficients[..., : claim.degree + 1][~site.mask]
+    same = wanted.tobytes() == np.ascontiguousarray(used).tobytes()
+    return None if same else "its coefficients are not the checkpoint's"

@@ -1,0 +1,272 @@
+"""Walk a graph in order with the facts of every tensor, through functions and the bodies of If, Loop and Scan.
+
+Every node is visited, dead ones too (a PI framework interprets the file node by node). Both branches of an If count,
+since under a secret condition both run; a Loop or Scan counts its body times its trips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import onnx
+
+from aurep.validators.costs import Call, comparisons, is_pooling, keeps_uniform
+from aurep.validators.facts import UNKNOWN, Fact, Uncountable, attributes, describe, site_name
+from aurep.validators.infer import STANDARD, infer, schema_of, tensor_fact
+
+MAX_VISITS = 200_000  # nodes; a real network has thousands, a file of nested functions can have any number
+MAX_DEPTH = 50  # nested functions and bodies
+RESERVED = ("ai.onnx", "com.microsoft", "com.ms.", "org.pytorch.aten")  # a runtime may prefer its own kernel
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`elements` comparisons for the whole batch by one node; `site` names the outermost node they belong to."""
+
+    op_type: str
+    site: str
+    elements: int
+    pooling: bool
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a node stands: what encloses it and how often it runs."""
+
+    opsets: Mapping[str, int]
+    trips: int = 1
+    depth: int = 0
+    site: str = ""
+
+
+@dataclass
+class Walk:
+    """One pass over `model` with the facts of its inputs given. `pointwise` maps the output of a recognised site to its
+    input: whatever rearranges values in between, they end where they began.
+    """
+
+    model: onnx.ModelProto
+    pointwise: Mapping[str, str] = field(default_factory=dict)
+    dynamic: bool = False
+    comparisons: list[Comparison] = field(default_factory=list)
+    largest: int = 0  # elements of the largest tensor
+    visits: int = 0
+
+    def run(self, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
+        """Facts of every tensor of the main graph. Raises Uncountable."""
+        self._functions = {(f.domain, f.name, f.overload): f for f in self.model.functions}
+        for function in self.model.functions:
+            if not function.domain or function.domain.startswith(RESERVED):
+                raise Uncountable(
+                    f"the file defines the function {function.domain}::{function.name} in a domain that runtimes define "
+                    "themselves, so what runs is unknown; export without functions in such domains."
+                )
+        return self._graph(self.model.graph, {}, inputs, _Place(_versions(self.model.opset_import)))
+
+    def _graph(
+        self, graph: onnx.GraphProto, outer: Mapping[str, Fact], inputs: Mapping[str, Fact], place: _Place
+    ) -> dict[str, Fact]:
+        scope = _Scope(outer)
+        if graph.sparse_initializer:
+            raise Uncountable("the file holds sparse initializers, whose cost is unknown; export with dense tensors.")
+        for name, fact in inputs.items():
+            scope.define(name, fact)
+        for tensor in graph.initializer:
+            if tensor.name not in inputs:
+                scope.define(tensor.name, tensor_fact(tensor))
+        for node in graph.node:
+            self._visit(node, scope, place)
+        return scope.facts
+
+    def _visit(self, node: onnx.NodeProto, scope: _Scope, place: _Place) -> None:
+        self.visits += 1
+        if self.visits > MAX_VISITS or place.depth > MAX_DEPTH:
+            raise Uncountable(
+                f"the graph unfolds to more than {MAX_VISITS:,} nodes or nests deeper than {MAX_DEPTH} levels at "
+                f"{describe(node)}; export a flat graph."
+            )
+        inner = replace(place, depth=place.depth + 1, site=place.site or site_name(node))
+        inputs = tuple(scope.find(name, node) if name else None for name in node.input)
+        if (node.domain, node.op_type, node.overload) in self._functions:
+            outputs = self._function(node, inputs, inner)
+        elif node.domain not in STANDARD:
+            raise Uncountable(
+                f"{describe(node)} is a custom operator that the file does not define, so its comparisons cannot be "
+                "counted; export with standard operators."
+            )
+        elif node.op_type in ("If", "Loop", "Scan"):
+            schema_of(node, place.opsets)
+            outputs = getattr(self, f"_{node.op_type.lower()}")(node, inputs, scope, inner)
+        else:
+            outputs = self._operator(node, inputs, scope, inner)
+        for name, fact in zip(node.output, outputs, strict=True):
+            if name:
+                source = self.pointwise.get(name) if place.depth == 0 else None
+                uniform = fact.uniform if source is None else scope.facts[source].uniform
+                scope.define(name, replace(fact, uniform=uniform))
+                self.largest = max(self.largest, fact.elements or 0)
+
+    def _operator(
+        self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], scope: _Scope, place: _Place
+    ) -> tuple[Fact, ...]:
+        known = {name: fact for name, fact in zip(node.input, inputs, strict=True) if fact is not None}
+        outputs = infer(node, known, place.opsets, self.dynamic)
+        call = Call(node, attributes(node), inputs, outputs, place.opsets.get("", 0))
+        if not (outputs and all(fact.constant for fact in outputs)):
+            elements = comparisons(call) * place.trips
+            if elements:
+                self.comparisons.append(Comparison(node.op_type, place.site, elements, is_pooling(call)))
+        uniform = keeps_uniform(call)
+        return tuple(replace(fact, uniform=uniform) for fact in outputs)
+
+    def _function(self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], place: _Place) -> tuple[Fact, ...]:
+        function = self._functions[node.domain, node.op_type, node.overload]
+        if len(node.input) > len(function.input) or len(node.output) > len(function.output):
+            raise Uncountable(f"{describe(node)} does not fit the function it calls; export the model again.")
+        scope = _Scope({})
+        for name, fact in zip(function.input, inputs, strict=False):
+            if fact is not None:
+                scope.define(name, fact)
+        given = {a.name: a for a in function.attribute_proto} | {a.name: a for a in node.attribute}
+        inner = replace(place, opsets=_versions(function.opset_import))
+        for body_node in function.node:
+            self._visit(_bound(body_node, given), scope, inner)
+        return tuple(scope.find(name, node) for name in function.output[: len(node.output)])
+
+    def _if(
+        self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], scope: _Scope, place: _Place
+    ) -> tuple[Fact, ...]:
+        bodies = attributes(node)
+        branches = []
+        for key in ("then_branch", "else_branch"):
+            facts = self._graph(bodies[key], scope.everything, {}, place)
+            branches.append(_results(bodies[key], facts, scope, node))
+        fixed = inputs[0] is not None and inputs[0].constant
+        return tuple(_either(a, b, fixed) for a, b in zip(*branches, strict=True))
+
+    def _loop(
+        self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], scope: _Scope, place: _Place
+    ) -> tuple[Fact, ...]:
+        body, trip = attributes(node)["body"], inputs[0]
+        if trip is None or trip.data is None or trip.data.size != 1:
+            raise Uncountable(
+                f"{describe(node)} runs a number of times that depends on values, so its comparisons cannot be "
+                "counted; unroll the loop or give it a constant trip count."
+            )
+        trips = max(0, int(trip.data.reshape(())))
+        carried = [replace(fact or UNKNOWN, constant=False, data=None, uniform=False) for fact in inputs[2:]]
+        flags = [Fact(onnx.TensorProto.INT64, ()), Fact(onnx.TensorProto.BOOL, ())]
+        results = self._body(node, body, [*flags, *carried], scope, replace(place, trips=place.trips * trips))
+        _check_carried(node, carried, results[1 : 1 + len(carried)])
+        return (*carried, *(_stacked(fact, trips, 0) for fact in results[1 + len(carried) :]))
+
+    def _scan(
+        self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], scope: _Scope, place: _Place
+    ) -> tuple[Fact, ...]:
+        values = attributes(node)
+        body, scans = values["body"], values["num_scan_inputs"]
+        states = [
+            replace(f or UNKNOWN, constant=False, data=None, uniform=False) for f in inputs[: len(inputs) - scans]
+        ]
+        axes = values.get("scan_input_axes", [0] * scans)
+        slices, trips = [], 0
+        for fact, axis in zip(inputs[len(states) :], axes, strict=True):
+            if fact is None or not fact.shape or place.opsets.get("", 0) < 9:
+                raise Uncountable(f"{describe(node)} scans a tensor of unknown length; unroll it.")
+            axis %= len(fact.shape)
+            trips = fact.shape[axis]
+            slices.append(Fact(fact.elem_type, fact.shape[:axis] + fact.shape[axis + 1 :]))
+        results = self._body(node, body, [*states, *slices], scope, replace(place, trips=place.trips * trips))
+        _check_carried(node, states, results[: len(states)])
+        outputs = results[len(states) :]
+        out_axes = values.get("scan_output_axes", [0] * len(outputs))
+        return (*states, *(_stacked(fact, trips, axis) for fact, axis in zip(outputs, out_axes, strict=True)))
+
+    def _body(
+        self, node: onnx.NodeProto, body: onnx.GraphProto, given: list[Fact], scope: _Scope, place: _Place
+    ) -> list[Fact]:
+        if len(given) != len(body.input):
+            raise Uncountable(f"{describe(node)} does not fit the inputs of its body; export the model again.")
+        inputs = {value.name: fact for value, fact in zip(body.input, given, strict=True)}
+        return _results(body, self._graph(body, scope.everything, inputs, place), scope, node)
+
+
+class _Scope:
+    """Facts by name; a name means one tensor, here and in what encloses it."""
+
+    def __init__(self, outer: Mapping[str, Fact]) -> None:
+        self.outer = outer
+        self.facts: dict[str, Fact] = {}
+
+    @property
+    def everything(self) -> dict[str, Fact]:
+        return {**self.outer, **self.facts}
+
+    def define(self, name: str, fact: Fact) -> None:
+        if name in self.facts or name in self.outer:
+            raise Uncountable(f"the graph defines the tensor {name!r} twice; export the model again.")
+        self.facts[name] = fact
+
+    def find(self, name: str, node: onnx.NodeProto) -> Fact:
+        fact = self.facts.get(name) or self.outer.get(name)
+        if fact is None:
+            raise Uncountable(
+                f"{describe(node)} reads {name!r}, which nothing before it computes; export the model again."
+            )
+        return fact
+
+
+def _results(body: onnx.GraphProto, facts: Mapping[str, Fact], scope: _Scope, node: onnx.NodeProto) -> list[Fact]:
+    return [facts[value.name] if value.name in facts else scope.find(value.name, node) for value in body.output]
+
+
+def _either(a: Fact, b: Fact, fixed: bool) -> Fact:
+    shape = a.shape if a.shape == b.shape else None
+    return Fact(a.elem_type if a.elem_type == b.elem_type else 0, shape, fixed and a.constant and b.constant)
+
+
+def _stacked(fact: Fact, trips: int, axis: int) -> Fact:
+    if fact.shape is None:
+        return Fact(fact.elem_type, None)
+    place = axis % (len(fact.shape) + 1)
+    return Fact(fact.elem_type, (*fact.shape[:place], trips, *fact.shape[place:]))
+
+
+def _check_carried(node: onnx.NodeProto, before: Iterable[Fact], after: Iterable[Fact]) -> None:
+    for a, b in zip(before, after, strict=True):
+        if a.shape is None or a.shape != b.shape:
+            raise Uncountable(
+                f"{describe(node)} changes the shape of what it carries, so its cost is unknown; unroll it."
+            )
+
+
+def _versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    return {"" if entry.domain in STANDARD else entry.domain: entry.version for entry in imports}
+
+
+def _bound(node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]) -> onnx.NodeProto:
+    """`node` of a function body with the references to the function's attributes resolved, in its bodies too."""
+    if not any(a.ref_attr_name or a.HasField("g") for a in node.attribute):
+        return node
+    bound = onnx.NodeProto()
+    bound.CopyFrom(node)
+    del bound.attribute[:]
+    bound.attribute.extend(_bound_attributes(node, given))
+    return bound
+
+
+def _bound_attributes(node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]) -> Iterator[onnx.AttributeProto]:
+    for attribute in node.attribute:
+        copy = onnx.AttributeProto()
+        copy.CopyFrom(attribute)
+        if attribute.ref_attr_name:
+            if attribute.ref_attr_name not in given:
+                continue  # an optional attribute that the call leaves at the operator's default
+            copy.CopyFrom(given[attribute.ref_attr_name])
+            copy.name = attribute.name
+        if copy.HasField("g"):
+            nodes = [_bound(inner, given) for inner in copy.g.node]
+            del copy.g.node[:]
+            copy.g.node.extend(nodes)
+        yield copy

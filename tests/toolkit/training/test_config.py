@@ -1,0 +1,68 @@
+"""Configuration: every bad key or value is one sentence that names it."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+from tiny import RECIPE, tiny_config
+
+from aurep import AurepError
+from aurep.training.config import parse_config, read_recipe, recipe_names
+
+BAD = {
+    "unknown section": ("[serach]\nepochs = 1", r"unknown key 'serach'; known are model, data, train"),
+    "unknown key": ("[search]\nepoch = 1", r"unknown key 'search.epoch'; known are epochs"),
+    "width 0": ("[model]\nwidth = 0", r"model.width = 0 .* greater than or equal to 1"),
+    "negative epochs": ("[finetune]\nepochs = -1", r"finetune.epochs = -1"),
+    "degree 3": ("[search]\ndegree = 3", r"search.degree = 3"),
+    "infinite rate": ("[baseline]\nlr = inf", r"baseline.lr = inf"),
+    "val_fraction 1": ("[data]\nval_fraction = 1.0", r"data.val_fraction = 1.0"),
+    "unknown device": ("[train]\ndevice = 'tpu'", r"train.device = 'tpu'"),
+    "not TOML": ("[search\n", r"is not TOML"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_configuration_names_the_key(text: str, message: str) -> None:
+    with pytest.raises(AurepError, match=message) as caught:
+        parse_config(text, "my.toml")
+    assert str(caught.value).startswith("my.toml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["epochs=1", "search.epochs", "=1", "search..epochs=1", "search.epochs.x=1"])
+def test_malformed_override_is_refused(override: str) -> None:
+    with pytest.raises(AurepError, match="--set"):
+        parse_config(RECIPE, "tiny", [override])
+
+
+@pytest.mark.parametrize(
+    ("written", "value"), [("12.9k", "12.9k"), ("'5%'", "5%"), ("100", 100), ("0", 0)], ids=["k", "%", "int", "zero"]
+)
+def test_override_takes_toml_values_and_bare_words(written: str, value: object) -> None:
+    assert tiny_config(search__budget=written).search.budget == value
+
+
+def test_effective_configuration_reads_back_equal() -> None:
+    config = tiny_config(data__dir="'/some where'")
+    assert parse_config(config.to_toml()) == config
+
+
+def test_digest_ignores_where_the_data_lies_and_nothing_else() -> None:
+    plain = tiny_config().digest()
+    assert tiny_config(data__dir="elsewhere").digest() == plain
+    assert tiny_config(train__seed=1).digest() != plain
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipe_is_valid_and_has_a_header(name: str) -> None:
+    text = read_recipe(name)
+    assert text.startswith("# ")
+    assert tomllib.loads(text)
+    parse_config(text, name)
+
+
+def test_unknown_recipe_lists_the_shipped() -> None:
+    with pytest.raises(AurepError, match="demo"):
+        read_recipe("imagenet")

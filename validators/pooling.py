@@ -1,0 +1,58 @@
+"""Telling max-pooling proper from max-pooling over values arranged so that it becomes max(x, 0).
+
+A tensor is *uniform* where every spatial position holds the same function of a shifted input image, as convolutions
+leave it. Pooling neighbours of a uniform tensor compares like with like. Whatever sets other values beside an element (a
+concatenation, a transposed convolution's zeros, padding beyond a kernel's reach, a reshape of channels into space) ends
+uniformity, and pooling what comes of it counts as ReLU-like.
+"""
+
+from __future__ import annotations
+
+from aurep.validators.costs import Call, indices_used
+from aurep.validators.facts import Fact
+
+_UNIFORM = frozenset(
+    {"Conv", "BatchNormalization", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Add", "Sub", "Mul", "Div", "Pow", "Neg"}
+    | {"Identity", "Dropout", "Cast", "MaxPool", "AveragePool", "Concat"}
+)
+
+
+def is_pooling(call: Call) -> bool:
+    """Whether the comparisons take maxima over neighbours of one feature map."""
+    kinds = ("MaxPool", "GlobalMaxPool")
+    source = call.given(0)
+    plain = call.node.op_type in kinds and source is not None and source.uniform
+    dilated = any(step != 1 for step in call.attributes.get("dilations", ()))
+    return plain and not dilated and not indices_used(call)
+
+
+def keeps_uniform(call: Call) -> bool:
+    """Whether the output is uniform (see `Fact`) given uniform inputs: true of what treats all positions alike.
+
+    Padding beyond the kernel's reach would set zeros beside the image for a later pooling to compare with.
+    """
+    op, tensors = call.node.op_type, [fact for fact in call.inputs if fact is not None]
+    data = [fact for fact in tensors if not fact.constant]
+    if op not in _UNIFORM or not data or not all(fact.uniform for fact in data) or indices_used(call):
+        return False
+    if op == "Concat":
+        return call.attributes.get("axis") == 1 and len(data) == len(tensors)
+    if op in ("Conv", "MaxPool", "AveragePool"):
+        return len(data) == 1 and _pads_within_kernel(call)
+    return all(_same_everywhere(fact, len(data[0].shape or ())) for fact in tensors if fact.constant)
+
+
+def _same_everywhere(constant: Fact, rank: int) -> bool:
+    """Broadcast against a (N, C, H, W) tensor, does `constant` have one value per channel at most?"""
+    shape = constant.shape
+    return shape is not None and len(shape) <= rank and all(dim == 1 for dim in shape[-2:])
+
+
+def _pads_within_kernel(call: Call) -> bool:
+    weight = call.given(1)
+    default = weight.shape[2:] if weight is not None and weight.shape else ()
+    kernel = list(call.attributes.get("kernel_shape", default))
+    pads = list(call.attributes.get("pads", [0] * 2 * len(kernel)))
+    dilations = list(call.attributes.get("dilations", [1] * len(kernel)))
+    reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=False)] * 2
+    return len(pads) == len(reach) and all(0 <= pad <= most for pad, most in zip(pads, reach, strict=True))
