@@ -54,8 +54,8 @@ def run_eager(model: nn.Module, x: Tensor) -> Tensor:
         raise
     except Exception as error:
         raise AurepError(
-            f"the model does not run on an input of shape {tuple(x.shape)}: {_first_line(error)}; give an example input "
-            "as the model takes it."
+            f"the model does not run on an input of shape {tuple(x.shape)}: {_first_line(error)}; give an example "
+            "input as the model takes it."
         ) from error
     if not isinstance(logits, Tensor):
         raise AurepError(f"the model returns a {type(logits).__name__}; aurep exports models that return one tensor.")

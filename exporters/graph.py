@@ -26,9 +26,7 @@ class Builder:
         """Append a node `owner/label` (the operator's name by default) and return its output."""
         name = f"{self.owner}/{label or op}"
         output = gs.Variable(name)
-        self.nodes.append(
-            gs.Node(op, name, attrs=attrs, inputs=list(inputs), outputs=[output], domain=domain)
-        )
+        self.nodes.append(gs.Node(op, name, attrs=attrs, inputs=list(inputs), outputs=[output], domain=domain))
         return output
 
     def replace(self, graph: gs.Graph, node: gs.Node, result: gs.Tensor) -> None:

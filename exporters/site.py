@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -48,7 +47,7 @@ class Site:
             shape=self.shape,
             elements=self.mask.size,
             kept=self.kept,
-            degree=self.degree,  # type: ignore[arg-type]  # pydantic checks that it is 0, 1 or 2
+            degree=self.degree,
             coefficients_sha256=coefficient_digest(self.coefficients),
             mask_sha256=mask_digest(self.mask),
         )

@@ -75,14 +75,20 @@ import pyhelayers
 net = pyhelayers.NeuralNetPlain()
 net.init_from_files(pyhelayers.PlainModelHyperParams(), ["model.onnx"])"""
 
+
+def operators(names: str) -> frozenset[str]:
+    """A set of ONNX operators from their names, separated by blanks."""
+    return frozenset(names.split())
+
+
 # As CrypTen 0.4.1's importer resolves operator names, less those that it takes wrongly.
-_CRYPTEN_OPERATORS = frozenset(
+_CRYPTEN_OPERATORS = operators(
     "Add Sub Mul Div Pow Sqrt Exp Erf Transpose Squeeze Unsqueeze Slice Expand Constant ConstantOfShape Flatten Concat "
     "Reshape Dropout Gather Gemm MatMul Conv Relu Clip Sigmoid Softmax LogSoftmax MaxPool AveragePool "
-    "GlobalAveragePool BatchNormalization Pad ReduceMean ReduceSum".split()
+    "GlobalAveragePool BatchNormalization Pad ReduceMean ReduceSum"
 )
-_HELAYERS_OPERATORS = frozenset(
-    "Add Sub Mul Pow Constant Flatten Reshape Gemm MatMul Conv AveragePool ReduceMean BatchNormalization".split()
+_HELAYERS_OPERATORS = operators(
+    "Add Sub Mul Pow Constant Flatten Reshape Gemm MatMul Conv AveragePool ReduceMean BatchNormalization"
 )
 
 _ALL = (

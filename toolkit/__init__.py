@@ -7,7 +7,6 @@ a teacher, export ONNX, validate. Names are imported on first use, so `import au
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,6 +52,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("aurep")
     if name not in _HOMES:
         raise AttributeError(f"module 'aurep' has no attribute {name!r}")

@@ -13,6 +13,10 @@ is bit-equal to ReLU. Backward saves x and the mask only. With S_k = sum_n g x^k
     dL/dalpha = softplus(alpha) sum_n g (relu(x) - p(x)) = softplus(alpha) (sum_n g relu(x) - sum_k c_k S_k)
 
 the last being the straight-through estimator of AutoReP (Peng et al., ICCV 2023) for the indicator parameters alpha.
+
+While `blend` is set, alpha is a real factor instead and the mask plays no part (SNL, Cho et al., ICML 2022):
+
+    y = alpha relu(x) + (1 - alpha) p(x),    with its true gradients.
 """
 
 from __future__ import annotations
@@ -36,6 +40,8 @@ class HybridActivation(nn.Module):
         degree: 0 (identity), 1 or 2.
         site: name of the call it stands for.
         per_element: coefficients of shape (*shape, degree + 1) instead of (C, degree + 1).
+
+    `blend` (a plain attribute, no state) is set by a search that fades elements out, and never outlives it.
     """
 
     mask: Tensor
@@ -46,6 +52,7 @@ class HybridActivation(nn.Module):
         self.degree = check_degree(degree)
         self.site = site
         self.per_element = per_element
+        self.blend = False
         self.register_buffer("mask", torch.ones(self.shape, dtype=torch.bool))
         self.alpha = nn.Parameter(torch.ones(self.shape))
         rows = self.shape if per_element else self.shape[:1]
@@ -61,7 +68,20 @@ class HybridActivation(nn.Module):
             )
         if torch.onnx.is_in_onnx_export():
             return self._symbolic(x)
+        if self.blend:
+            wide = _widen(x)
+            fallback = self.polynomial(wide)
+            return (fallback + self.alpha * (wide.relu() - fallback)).to(x.dtype)
         return _hybrid(x, self.mask, self.alpha, self.coefficients)
+
+    def polynomial(self, x: Tensor) -> Tensor:
+        """p(x) at all elements, for x of shape (N, *shape); x itself at degree 0."""
+        if self.coefficients is None:
+            return x
+        *lower, y = _columns(self.coefficients, x.dtype, x.dim() - 1)
+        for constant in reversed(lower):
+            y = torch.addcmul(constant, y, x)
+        return y
 
     def _symbolic(self, x: Tensor) -> Tensor:
         """One node `ai.aurep::HybridActivation` per site, which the exporter expands into the target's form."""

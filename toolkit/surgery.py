@@ -21,7 +21,7 @@ from aurep.budget import ReluSite
 from aurep.errors import AurepError
 from aurep.pooling import average_pools
 from aurep.polynomial import Moments, check_degree
-from aurep.tracing import KINDS, Untraceable, replace_modules, replace_nodes, trace
+from aurep.tracing import KINDS, Untraceable, replace_modules, replace_nodes, tap_nodes, trace
 
 
 def prepare(
@@ -75,6 +75,27 @@ def prepare(
     if tuple(replace) == ("relu",) and maxpool == "max":
         _check_unchanged(prepared, inputs, reference)
     return prepared
+
+
+def tap_activations(
+    model: nn.Module, replace: Sequence[str], names: Sequence[str]
+) -> tuple[nn.Module, list[nn.Module]]:
+    """Modules to hook for the outputs of the activation calls that `prepare` would take over, in the order of its sites.
+
+    Args:
+        model: an unprepared network; it is not changed.
+        replace: as given to `prepare`.
+        names: the sites' names.
+
+    Returns:
+        The network to run, which shares the model's weights and computes the same, and one module per site.
+    """
+    try:
+        graph = trace(model)
+    except Untraceable:  # then `prepare` took the activation modules over by name, each called once
+        return model, [model.get_submodule(name) for name in names]
+    tapped, taps = tap_nodes(model, graph, tuple(replace))
+    return tapped.train(model.training), taps
 
 
 def hybrid_sites(model: nn.Module) -> list[HybridActivation]:

@@ -82,6 +82,23 @@ def replace_nodes(
     return module
 
 
+def tap_nodes(root: nn.Module, graph: fx.Graph, kinds: tuple[str, ...]) -> tuple[fx.GraphModule, list[nn.Module]]:
+    """The network of `graph`, sharing `root`'s modules, and an identity module after every activation call, in order."""
+    module = fx.GraphModule(root, graph)
+    taps: list[nn.Module] = []
+    for node in [node for node in module.graph.nodes if _kind_of(node, module, kinds) is not None]:
+        taps.append(nn.Identity())
+        name = f"activation_tap_{len(taps)}"
+        module.add_submodule(name, taps[-1])
+        with module.graph.inserting_after(node):
+            tap = module.graph.call_module(name)
+        node.replace_all_uses_with(tap)
+        tap.args = (node,)
+    module.graph.lint()
+    module.recompile()
+    return module, taps
+
+
 def _kind_of(node: fx.Node, module: nn.Module, kinds: tuple[str, ...]) -> str | None:
     for kind in kinds:
         cls, functions, methods = KINDS[kind]

@@ -2,7 +2,7 @@
 
 The rule: sums, products and rearrangements by public indices are free; every other operator costs at least one
 comparison an element, because whatever is not a polynomial can stand in for a ReLU: sqrt(x * x) is |x|, and
-x * sigmoid(9e9 x) is ReLU. (Frameworks evaluate such functions by comparisons or table look-ups anyway.) An operator that
+x * sigmoid(9e9 x) is ReLU. (Frameworks evaluate such functions by comparisons or look-ups anyway.) An operator that
 neither table knows makes the graph uncountable. Operators on constants alone cost nothing: they are computed before the
 inference.
 """
@@ -18,6 +18,8 @@ import numpy as np
 import onnx
 
 from aurep.validators.facts import FLOATS, Fact, UncountableError, describe
+
+MAX_POWER = 16  # higher powers are steps in all but name
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,12 @@ def _division(call: Call) -> int:
 
 
 def _power(call: Call) -> int:
-    """Free where the exponent is a constant natural number: repeated products."""
+    """Free where the exponent is a small constant natural number: repeated products."""
     exponent = call.given(1)
     if exponent is None or exponent.data is None or not call.outputs[0].is_float:
         return call.leaving
     values = np.asarray(exponent.data, dtype=np.float64)
-    natural = np.all(np.isfinite(values)) and np.all(values >= 0) and np.all(values == np.round(values))
+    natural = bool(np.all(np.isin(values, range(MAX_POWER + 1))))
     return 0 if natural else call.leaving
 
 
@@ -156,6 +158,13 @@ def _dropout(call: Call) -> int:
     if training is not None and not (training.data is not None and not training.data.any()):
         raise call.refuse("runs in training mode")
     return 0
+
+
+def _scatter(call: Call) -> int:
+    indices = call.given(1)
+    if indices is None or not indices.constant:
+        raise call.refuse("scatters to computed indices")
+    return call.leaving if call.attributes.get("reduction", b"none") in (b"max", b"min") else 0
 
 
 def _size(call: Call) -> int:
@@ -190,6 +199,8 @@ _COSTS: dict[str, Callable[[Call], int]] = {
     "DynamicQuantizeLinear": _quantise_dynamically,
     "BatchNormalization": _batch_norm,
     "Dropout": _dropout,
+    "ScatterElements": _scatter,
+    "ScatterND": _scatter,
     "Shape": _size,
     "Size": _size,
 }
@@ -202,7 +213,6 @@ _FREE: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(_names("Identity And Or Not Xor Where DequantizeLinear"), ()),
     **dict.fromkeys(_names("Squeeze Unsqueeze ReduceSum ReduceMean ReduceSumSquare ReduceProd"), (1,)),
     **dict.fromkeys(_names("Reshape Split Gather GatherElements GatherND CumSum Expand Tile Trilu"), (1,)),
-    **dict.fromkeys(_names("ScatterElements ScatterND"), (1,)),
     "Slice": (1, 2, 3, 4),
     "Pad": (1, 2, 3),
     "Resize": (1, 2, 3),

@@ -1,8 +1,8 @@
 """Telling max-pooling proper from max-pooling over values arranged so that it becomes max(x, 0).
 
 A tensor is *uniform* where every spatial position holds the same function of a shifted input image, as convolutions
-leave it. Pooling neighbours of a uniform tensor compares like with like. Whatever sets other values beside an element (a
-concatenation, a transposed convolution's zeros, padding beyond a kernel's reach, a reshape of channels into space) ends
+leave it. Pooling neighbours of a uniform tensor compares like with like. Whatever sets other values beside an element
+(a concatenation, a transposed convolution's zeros, padding beyond a kernel's reach, a reshape of channels into space) ends
 uniformity, and pooling what comes of it counts as ReLU-like.
 """
 

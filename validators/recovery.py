@@ -140,7 +140,7 @@ class _Reader:
             raise NotASiteError("elements do not end where they began")
         if final.terms[:3, relu == 1].any():
             raise NotASiteError("a ReLU is mixed with a polynomial")
-        return RecoveredSite(name, source, leaving[0], final, _full_polynomial(values, source))
+        return RecoveredSite(name, source, leaving[0], final, _full_polynomial(values, source, final))
 
     def is_constant(self, name: str) -> bool:
         return not name or (name in self.facts and self.facts[name].constant)
@@ -209,13 +209,20 @@ def _apply(node: onnx.NodeProto, arguments: list[Any], shape_of_output: Any) -> 
     raise NotASiteError(f"{op} is no part of a hybrid activation")
 
 
-def _full_polynomial(values: Mapping[str, Expression], source: str) -> Expression | None:
-    """The last value in the input's own arrangement that is a polynomial at every element and not x itself."""
-    shape = values[source].shape
+def _full_polynomial(values: Mapping[str, Expression], source: str, final: Expression) -> Expression | None:
+    """The value in the input's own arrangement that is the final polynomial at replaced elements and some polynomial,
+    not x itself, at all others. Of several (a masked one is zero where kept), that with the fewest zeros."""
+    replaced = final.terms[3] == 0
     whole = [
-        e for e in values.values() if e.shape == shape and e.in_place and not e.terms[3].any() and e.terms[[0, 2]].any()
+        e
+        for e in values.values()
+        if e.shape == values[source].shape
+        and e.in_place
+        and not e.terms[3].any()
+        and not e.is_identity.any()
+        and np.array_equal(e.terms[:3, replaced], final.terms[:3, replaced])
     ]
-    return whole[-1] if whole and not whole[-1].is_identity.any() else None
+    return max(whole, key=lambda e: int(e.terms.any(0).sum()), default=None)
 
 
 def _reads(node: onnx.NodeProto) -> list[str]:

@@ -19,6 +19,10 @@ _FATAL_ONLY = 4
 BATCH = 64  # images at a time where the batch is dynamic
 
 
+class CannotRunError(AurepError):
+    """ONNX Runtime refuses the model: the file's fault, not the user's."""
+
+
 class Session:
     """A model ready to run.
 
@@ -30,7 +34,8 @@ class Session:
         provider: what it runs on, `cpu` or `cuda`.
 
     Raises:
-        AurepError: the provider is not to be had, or ONNX Runtime refuses the model.
+        AurepError: the provider is not to be had.
+        CannotRunError: ONNX Runtime refuses the model.
     """
 
     def __init__(self, model: onnx.ModelProto, provider: str = "auto") -> None:
@@ -41,7 +46,7 @@ class Session:
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             names = ", ".join(entry.name for entry in inputs)
-            raise AurepError(f"the model has {len(inputs)} inputs ({names}); only models of one input can be run.")
+            raise CannotRunError(f"the model has {len(inputs)} inputs ({names}); only models of one input can be run.")
         self.input = inputs[0]
         self.outputs = [entry.name for entry in self._session.get_outputs()]
 
@@ -64,7 +69,7 @@ class Session:
             try:
                 yield self._session.run(None, {self.input.name: fed}), len(chunk)
             except Exception as error:
-                raise AurepError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from None
+                raise CannotRunError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from None
 
 
 def _open(data: bytes, provider: str) -> tuple[Any, str]:
@@ -73,11 +78,11 @@ def _open(data: bytes, provider: str) -> tuple[Any, str]:
     reason = "this build of ONNX Runtime has no CUDA provider"
     if _CUDA in ort.get_available_providers():
         try:
-            session = _session(data, [_CUDA], strict=True)
+            session = _session(data, [(_CUDA, {"use_tf32": "0"})], strict=True)
             if session.get_providers()[:1] == [_CUDA]:
                 return session, "cuda"
             reason = f"the session fell back to {', '.join(session.get_providers())}"
-        except AurepError as error:
+        except CannotRunError as error:
             reason = str(error)
     if provider == "cuda":
         raise AurepError(
@@ -87,7 +92,7 @@ def _open(data: bytes, provider: str) -> tuple[Any, str]:
     return _session(data, [_CPU], strict=False), "cpu"
 
 
-def _session(data: bytes, providers: list[str], strict: bool) -> Any:
+def _session(data: bytes, providers: list[Any], strict: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
     if strict:
@@ -96,7 +101,7 @@ def _session(data: bytes, providers: list[str], strict: bool) -> Any:
     try:
         return ort.InferenceSession(data, options, providers=providers)
     except Exception as error:
-        raise AurepError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from None
+        raise CannotRunError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -34,13 +34,16 @@ def check_sites(recovered: Mapping[str, RecoveredSite], metadata: Metadata, run:
             problems.append(f"Site {claim.name}: {fault}.")
         elif site is not None and tensors is None and site.has_digest(claim.coefficients_sha256, claim.degree) is None:
             unseen += 1
-    extra = [s.name for s in recovered.values() if s.name not in {c.name for c in metadata.sites} and s.mask.any()]
-    problems += [f"Site {name} is in the graph but not claimed." for name in extra]
-    right, all_sites = len(metadata.sites) - len(problems) + len(extra), len(metadata.sites)
+    claimed = {claim.name for claim in metadata.sites}
+    outside = sum(int(site.mask.sum()) for name, site in recovered.items() if name not in claimed)
+    spare = metadata.relu_count - sum(claim.kept for claim in metadata.sites)
+    right, all_sites = len(metadata.sites) - len(problems), len(metadata.sites)
+    if outside > spare:
+        problems.append(f"{outside:,} ReLU elements lie outside the claimed sites, {spare:,} are claimed there.")
     against = "the checkpoint" if tensors is not None else "the claimed digests"
     hint = " ".join(problems[:5])
     if not problems and unseen:
-        hint = f"{unseen} sites dropped coefficients of kept elements, which nothing uses."
+        hint = f"Coefficients that only kept elements had are not in the graph ({unseen} of {all_sites} sites): nothing uses them."
     measured = f"{max(right, 0)} of {all_sites} sites equal {against}"
     return Check("sites", measured, f"all {all_sites}", not problems, hint)
 
@@ -74,7 +77,7 @@ def _claim_fault(site: RecoveredSite, claim: SiteClaim) -> str | None:
         return f"it keeps {kept:,} elements but {claim.kept:,} are claimed"
     if mask_digest(site.mask) != claim.mask_sha256:
         return "its mask is not the claimed one"
-    if site.coefficients[..., claim.degree + 1 :].any() or (claim.degree == 0 and not _all_identity(site)):
+    if not _all_identity(site) if claim.degree == 0 else site.coefficients[..., claim.degree + 1 :].any():
         return f"its polynomial is not of the claimed degree {claim.degree}"
     if site.has_digest(claim.coefficients_sha256, claim.degree) is False:
         return "its coefficients are not the claimed ones"

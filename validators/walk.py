@@ -6,11 +6,12 @@ since under a secret condition both run; a Loop or Scan counts its body times it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import onnx
 
+from aurep.validators.binding import bound, versions
 from aurep.validators.costs import Call, comparisons
 from aurep.validators.facts import UNKNOWN, Fact, UncountableError, attributes, describe, site_name
 from aurep.validators.infer import STANDARD, infer, schema_of, tensor_fact
@@ -63,7 +64,7 @@ class Walk:
                     f"the file defines the function {function.domain}::{function.name} in a domain that runtimes "
                     "define themselves, so what runs is unknown; export without functions in such domains."
                 )
-        return self._graph(self.model.graph, {}, inputs, _Place(_versions(self.model.opset_import)))
+        return self._graph(self.model.graph, {}, inputs, _Place(versions(self.model.opset_import)))
 
     def _graph(
         self, graph: onnx.GraphProto, outer: Mapping[str, Fact], inputs: Mapping[str, Fact], place: _Place
@@ -132,9 +133,9 @@ class Walk:
             if fact is not None:
                 scope.define(name, fact)
         given = {a.name: a for a in function.attribute_proto} | {a.name: a for a in node.attribute}
-        inner = replace(place, opsets=_versions(function.opset_import))
+        inner = replace(place, opsets=versions(function.opset_import))
         for body_node in function.node:
-            self._visit(_bound(body_node, given), scope, inner)
+            self._visit(bound(body_node, given), scope, inner)
         return tuple(scope.find(name, node) for name in function.output[: len(node.output)])
 
     def _if(
@@ -247,34 +248,3 @@ def _check_carried(node: onnx.NodeProto, before: Iterable[Fact], after: Iterable
             raise UncountableError(
                 f"{describe(node)} changes the shape of what it carries, so its cost is unknown; unroll it."
             )
-
-
-def _versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
-    return {"" if entry.domain in STANDARD else entry.domain: entry.version for entry in imports}
-
-
-def _bound(node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]) -> onnx.NodeProto:
-    """`node` of a function body with the references to the function's attributes resolved, in its bodies too."""
-    if not any(a.ref_attr_name or a.HasField("g") for a in node.attribute):
-        return node
-    bound = onnx.NodeProto()
-    bound.CopyFrom(node)
-    del bound.attribute[:]
-    bound.attribute.extend(_bound_attributes(node, given))
-    return bound
-
-
-def _bound_attributes(node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]) -> Iterator[onnx.AttributeProto]:
-    for attribute in node.attribute:
-        copy = onnx.AttributeProto()
-        copy.CopyFrom(attribute)
-        if attribute.ref_attr_name:
-            if attribute.ref_attr_name not in given:
-                continue  # an optional attribute that the call leaves at the operator's default
-            copy.CopyFrom(given[attribute.ref_attr_name])
-            copy.name = attribute.name
-        if copy.HasField("g"):
-            nodes = [_bound(inner, given) for inner in copy.g.node]
-            del copy.g.node[:]
-            copy.g.node.extend(nodes)
-        yield copy

@@ -40,8 +40,8 @@ def _affine(node: gs.Node) -> tuple[NDArray[Any], NDArray[Any]]:
     found = [values(tensor) for tensor in node.inputs[1:5]]
     if any(array is None for array in found) or node.attrs.get("training_mode", 0):
         raise AurepError(
-            f"the batch normalisation that makes {node.outputs[0].name!r} uses statistics of its batch; give it running "
-            "statistics (track_running_stats=True) and export in eval mode."
+            f"the batch normalisation that makes {node.outputs[0].name!r} uses statistics of its batch; give it "
+            "running statistics (track_running_stats=True) and export in eval mode."
         )
     gamma, beta, mean, variance = (np.asarray(array, dtype=np.float64) for array in found)
     scale = gamma / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))

@@ -17,10 +17,10 @@ from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from aurep.exporters.graph import values
-from aurep.exporters.targets import Target
+from aurep.exporters.targets import Target, operators
 
 _FOLD_LIMIT = 1 << 24  # elements: an Expand can make a small file a large one
-_RANDOM = frozenset("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split())
+_RANDOM = operators("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial")
 
 
 def fold_constants(graph: gs.Graph, target: Target) -> None:

@@ -39,7 +39,9 @@ def _does_nothing(node: gs.Node) -> bool:
 
 def _adds_nothing(node: gs.Node) -> bool:
     constant = values(node.inputs[1]) if node.op in _NEUTRAL else None
-    data, result = node.inputs[0] if node.inputs else None, node.outputs[0]
-    if constant is None or data.shape is None or data.shape != result.shape:
+    if constant is None:
+        return False
+    data, result = node.inputs[0], node.outputs[0]
+    if data.shape is None or data.shape != result.shape:
         return False
     return bool(np.all(constant == _NEUTRAL[node.op]))

@@ -67,8 +67,12 @@ def _constant_name(node: gs.Node, slot: int, tensor: gs.Constant) -> str:
     owner = _owner(node)
     if node.op in _WEIGHTED and owner:
         return f"{owner}.{role}"
-    if str(tensor.name).startswith(node.name.rpartition("/")[0] + "/"):
-        return str(tensor.name)
+    given = str(tensor.name)
+    folder = given.rpartition("/")[0]
+    of_site = bool(folder) and str(node.name).startswith(f"{folder}/")
+    of_module = "." in given and "/" not in given  # a parameter of the model that stands alone
+    if of_site or of_module:
+        return given
     return f"{node.name}/{role}"
 
 

@@ -14,8 +14,10 @@ BODIES = {
     "clip": "z = Constant<value_float = 0.0>() y = Clip(x, z)",
     "clip above": "z = Constant<value_float = 0.0>() y = Clip(x, , z)",
     "abs": "y = Abs(x)",
-    "reduce l1": "s = Constant<value_ints = [0, 4, 6, 6, 1]>() u = Reshape(x, s) v = ReduceL1<axes = [4]>(u) y = Identity(x)",
-    "reduce l2": "s = Constant<value_ints = [0, 4, 6, 6, 1]>() u = Reshape(x, s) v = ReduceL2<axes = [4]>(u) y = Identity(x)",
+    "reduce l1": """s = Constant<value_ints = [0, 4, 6, 6, 1]>() u = Reshape(x, s) v = ReduceL1<axes = [4]>(u)
+        y = Identity(x)""",
+    "reduce l2": """s = Constant<value_ints = [0, 4, 6, 6, 1]>() u = Reshape(x, s) v = ReduceL2<axes = [4]>(u)
+        y = Identity(x)""",
     "sqrt of square": "s = Mul(x, x) y = Sqrt(s)",
     "power one half": "h = Constant<value_float = 0.5>() s = Mul(x, x) y = Pow(s, h)",
     "power of itself": "y = Pow(x, x)",
@@ -49,6 +51,9 @@ BODIES = {
     "quantise": "s = Constant<value_float = 0.1>() q = QuantizeLinear(x, s) y = DequantizeLinear(q, s)",
     "max over a stack": """k = Constant<value_float = 0.0>() z = Mul(x, k) a = Constant<value_ints = [4]>()
         u = Unsqueeze(x, a) v = Unsqueeze(z, a) w = Concat<axis = 4>(u, v) y = ReduceMax<axes = [4], keepdims = 0>(w)""",
+    "scatter with max": """i = Constant<value_ints = [0]>() u = Identity(x) z = Shape(x) s = ConstantOfShape(z)
+        j = Cast<to = 7>(s) y = ScatterElements<axis = 1, reduction = "max">(x, j, u)""",
+    "high power": "k = Constant<value_float = 64.0>() y = Pow(x, k)",
     "pool over a stack": """k = Constant<value_float = 0.0>() z = Mul(x, k) s = Constant<value_ints = [0, 4, 1, 36]>()
         u = Reshape(x, s) v = Reshape(z, s) w = Concat<axis = 2>(u, v) p = MaxPool<kernel_shape = [2, 1]>(w)
         t = Constant<value_ints = [0, 4, 6, 6]>() y = Reshape(p, t)""",
@@ -88,7 +93,11 @@ BODIES = {
     "custom operator": "y = evil.Fast(x)",
     "computed index": """f = Flatten(x) i = Cast<to = 7>(f) y = Identity(x) g = Gather<axis = 1>(f, i)""",
     "non zero": "n = NonZero(x) y = Identity(x)",
-    "unknown operator": "y = Hardmax(x) d = Det(x)",
+    "unknown operator": "y = Identity(x) d = Det(x)",
+    "hardmax": "y = Hardmax<axis = -1>(x)",
+    "bit cast": "i = Identity(x) y = NonMaxSuppression(i, i)",
+    "training batch norm": """s = Constant<value_floats = [1.0, 1.0, 1.0, 1.0]>() b = Identity(s)
+        y, m, v = BatchNormalization<training_mode = 1>(x, s, b, s, b)""",
 }
 
 # Name -> whole files: functions that hide a ReLU.

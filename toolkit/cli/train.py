@@ -17,6 +17,7 @@ _SHORTCUTS = {  # option -> the configuration key it sets
     "model": "model.name",
     "data": "data.name",
     "data_dir": "data.dir",
+    "maxpool": "model.maxpool",
     "budget": "search.budget",
     "method": "search.method",
     "degree": "search.degree",
@@ -30,6 +31,7 @@ _SHORTCUTS = {  # option -> the configuration key it sets
 @click.option("--model", help="resnet9, resnet18, resnet34, wide_resnet22_8, vgg16, timm:NAME or package.module:factory.")
 @click.option("--data", help="mnist5k, digits, cifar10, cifar100, tiny-imagenet, folder:PATH, npz:PATH or hf:NAME.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set lies, or is downloaded to.")
+@click.option("--maxpool", type=click.Choice(["max", "avg"]), help="avg swaps max-pooling, which compares as well.")
 @click.option("--budget", help="ReLU elements that may stay: 12900, 12.9k, or a share such as 10%.")
 @click.option("--method", help="Search method, such as autorep.")
 @click.option("--degree", type=click.Choice(["2", "1", "0"]), help="Degree of the polynomials; 0 is the identity.")

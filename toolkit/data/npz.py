@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +40,27 @@ def read_npz(path: Path) -> RawData:
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    with ExitStack() as opened:
+        try:
+            stream = opened.enter_context(path.open("rb"))
+            archive = np.load(stream, allow_pickle=False)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise AurepError(
+                f"{path} cannot be read as an npz archive ({error}); write it with numpy.savez."
+            ) from error
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise AurepError(f"{path} is a single array, expected an npz archive; write it with numpy.savez.")
+        return {key: _read_array(path, key, archive) for key in archive.files}
+
+
+def _read_array(path: Path, key: str, archive: Any) -> NDArray[Any]:
     try:
-        archive = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise AurepError(f"{path} cannot be read as an npz archive ({error}); write it with numpy.savez.") from error
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise AurepError(f"{path} is a single array, expected an npz archive; write it with numpy.savez.")
-    arrays: dict[str, NDArray[Any]] = {}
-    with archive:
-        for key in archive.files:
-            try:
-                arrays[key] = archive[key]
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                raise AurepError(
-                    f"{path} holds something unreadable under {key!r} ({error}); expected a plain array of numbers."
-                ) from error
-    return arrays
+        found: NDArray[Any] = archive[key]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise AurepError(
+            f"{path} holds something unreadable under {key!r} ({error}); expected a plain array of numbers."
+        ) from error
+    return found
 
 
 def _get(path: Path, key: str, arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:

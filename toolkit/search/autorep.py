@@ -7,16 +7,19 @@ follows alpha with a hysteresis of half-width t:  m <- 1 if alpha > t;  0 if alp
 Two ways to the budget B of N elements:
 
 schedule = "penalty", as published: the loss gains  lambda relu(density - B / N);  masks follow the hysteresis alone.
-schedule = "cubic": after every step exactly the top K(progress) elements by  alpha + t (2 m - 1)  are kept, K falling from
-    N to B. The offset is the same hysteresis, relative to the threshold that K implies.
+schedule = "cubic": after every step exactly the top K(progress) elements by  alpha + t (2 m - 1)  are kept, K falling
+    from N to B. The offset is the same hysteresis, relative to the threshold that K implies.
 
 Either way the search ends with an exact projection to the B elements of largest alpha.
+
+Indicators start uniform in (0, 1), as published, or, with initial = "saliency", at the element's rank (over N) by the
+score of `aurep.search.scores`, measured over the first `scoring` of the search with all elements kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,7 +27,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aurep.activation import HybridActivation
-from aurep.search.masks import keep_top, scheduled_count, total_elements
+from aurep.search.masks import keep_top, scheduled_count
+from aurep.search.policy import Policy
+from aurep.search.scores import SaliencyScores
 
 
 class AutoRepOptions(BaseModel):
@@ -37,16 +42,19 @@ class AutoRepOptions(BaseModel):
     penalty: Annotated[float, Field(ge=0)] = 80.0  # lambda
     hysteresis: Annotated[float, Field(ge=0)] = 0.003  # t
     alpha_lr: Annotated[float, Field(gt=0)] = 1e-3
+    initial: Literal["uniform", "saliency"] = "uniform"
+    scoring: Annotated[float, Field(gt=0, lt=1)] = 0.1  # with initial = "saliency"
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of the running scores, likewise
 
 
-class AutoRep:
-    """See the module docstring. Indicators start uniform in (0, 1), all elements kept."""
+class AutoRep(Policy):
+    """See the module docstring."""
 
-    Options: type[BaseModel] = AutoRepOptions
+    Options: ClassVar[type[BaseModel]] = AutoRepOptions
 
     def __init__(self, sites: Sequence[HybridActivation], budget: int, options: AutoRepOptions, seed: int) -> None:
-        self.sites, self.budget, self.options = sites, budget, options
-        self.total = total_elements(sites)
+        super().__init__(sites, budget, options, seed)
+        self.scores = SaliencyScores(sites, options.decay) if options.initial == "saliency" else None
         draw = torch.Generator().manual_seed(seed)
         for site in sites:
             site.alpha.data.copy_(torch.rand(site.shape, generator=draw))
@@ -55,6 +63,8 @@ class AutoRep:
         return [{"params": [site.alpha for site in self.sites], "lr": self.options.alpha_lr}]
 
     def penalty(self) -> Tensor | None:
+        if self.scores is not None:
+            return self.scores.probe()
         if self.options.schedule != "penalty":
             return None
         kept = torch.stack([_straight_through(site).sum() for site in self.sites]).sum()
@@ -62,22 +72,49 @@ class AutoRep:
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
+        start = self.options.scoring if self.options.initial == "saliency" else 0.0
+        if self.scores is not None:
+            self.scores.update()
+            if progress < start:
+                return
+            self._rank(self.scores)
         t = self.options.hysteresis
         if self.options.schedule == "cubic":
-            count = scheduled_count(self.budget, self.total, progress, self.options.settle)
+            moved = (progress - start) / (1 - start)
+            count = scheduled_count(self.budget, self.total, moved, self.options.settle)
             keep_top(self.sites, [site.alpha + t * (2.0 * site.mask - 1.0) for site in self.sites], count)
             return
         for site in self.sites:
             site.mask.copy_((site.alpha > t) | (site.mask & (site.alpha > -t)))
 
+    @torch.no_grad()
+    def _rank(self, scores: SaliencyScores) -> None:
+        flat = torch.cat([score.flatten() for score in scores.values])
+        ranks = torch.empty_like(flat)
+        ranks[torch.argsort(flat, stable=True)] = torch.arange(self.total, device=flat.device, dtype=flat.dtype)
+        parts = ((ranks + 0.5) / self.total).split([site.mask.numel() for site in self.sites])
+        for site, part in zip(self.sites, parts, strict=True):
+            site.alpha.copy_(part.view(site.shape))
+        self._stop_scoring()
+
+    def _stop_scoring(self) -> None:
+        if self.scores is not None:
+            self.scores.close()
+            self.scores = None
+
     def finish(self) -> None:
+        if self.scores is not None:
+            self._rank(self.scores)
         keep_top(self.sites, [site.alpha.detach() for site in self.sites], self.budget)
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return {"scores": self.scores.state_dict()} if self.scores is not None else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        del state  # indicators and masks are the sites' own
+        if self.scores is not None and "scores" in state:
+            self.scores.load_state_dict(state["scores"])
+        else:
+            self._stop_scoring()
 
 
 def _straight_through(site: HybridActivation) -> Tensor:

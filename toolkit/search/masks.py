@@ -12,7 +12,7 @@ from aurep.activation import HybridActivation
 
 @torch.no_grad()
 def keep_top(sites: Sequence[HybridActivation], scores: Sequence[Tensor], count: int) -> None:
-    """Keep exactly the `count` elements of highest score over all `sites`; `scores` has one tensor of a site's shape each."""
+    """Keep exactly the `count` elements of highest score over all `sites`; `scores` has one tensor per site."""
     flat = torch.cat([score.reshape(-1) for score in scores])
     kept = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
     kept[torch.topk(flat, count, sorted=False).indices] = True

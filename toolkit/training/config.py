@@ -84,8 +84,12 @@ class StudentConfig(PhaseConfig):
     """What search and finetune share: a student with polynomials and a teacher."""
 
     coefficient_lr: Rate = 1e-4  # a coefficient's gradient sums over batch and plane
+    ce_weight: Weight = 1.0  # of cross-entropy with the labels
     kd_weight: Weight = 1.0
     temperature: Rate = 4.0
+    pram_weight: Weight = 0.0  # of the teacher's attention maps; SENet finetunes with 1000
+    range_weight: Weight = 0.0  # of mean((x / range_limit)^10) at replaced elements; PILLAR has 5e-5
+    range_limit: Rate = 4.8
 
 
 class SearchConfig(StudentConfig):
@@ -93,7 +97,7 @@ class SearchConfig(StudentConfig):
 
     method: str = "autorep"
     budget: int | str = "10%"
-    degree: Literal[0, 1, 2] = 2
+    degree: Literal[0, 1, 2] | None = None  # None: the method's own, 0 for snl and senet, 2 for the others
     coefficients: Literal["channel", "element"] = "channel"
     calibration: int = Field(default=2048, ge=1)  # images that the polynomials are fitted on
     options: dict[str, Any] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from aurep.search import Policy
 from aurep.surgery import evaluating, hybrid_sites, relu_sites
 from aurep.training.checkpoint import RunFolder, portable
 from aurep.training.config import PhaseConfig, StudentConfig
-from aurep.training.losses import distillation
+from aurep.training.losses import LossTerm, distillation
 from aurep.training.optim import make_optimizer, set_learning_rate
 from aurep.training.progress import Progress
 from aurep.training.signals import StopSignal, Stopped
@@ -40,8 +40,9 @@ class Phase:
         name: "baseline", "search" or "finetune".
         model: trained in place.
         config: rates, epochs, loss weights.
-        teacher: frozen, in eval mode; None for the baseline.
+        teacher: frozen, in eval mode, run in every step after the model; None for the baseline.
         policy: moves the masks; None leaves them alone.
+        terms: added to the loss.
         choose_best: end with the epoch of highest validation accuracy instead of the last.
     """
 
@@ -50,6 +51,7 @@ class Phase:
     config: PhaseConfig
     teacher: nn.Module | None = None
     policy: Policy | None = None
+    terms: Sequence[LossTerm] = ()
     choose_best: bool = False
 
 
@@ -98,7 +100,10 @@ class Engine:
             for epoch in range(counters.epoch, phase.config.epochs):
                 counters.epoch = epoch
                 self._train_epoch(phase, model, wrapped, train, counters, stop, best)
+                if phase.policy:
+                    phase.policy.after_epoch(epoch)
                 accuracy = evaluate(phase.model, val) if val is not None and len(val) else None
+                accuracy = self.fabric.broadcast(accuracy)  # one verdict for all ranks
                 if phase.choose_best and accuracy is not None and accuracy > counters.best_accuracy:
                     counters.best_accuracy, best = accuracy, portable(phase.model)
                 self._record(phase, counters, accuracy, wrapped)
@@ -153,13 +158,7 @@ class Engine:
     def _step(self, phase: Phase, model: nn.Module, optimizer: Any, x: Tensor, y: Tensor) -> Tensor:
         """One optimiser step; returns (loss * n, correct, n) on the device."""
         logits = model(x)
-        loss = F.cross_entropy(logits.float(), y, label_smoothing=phase.config.label_smoothing)
-        if phase.teacher is not None and isinstance(phase.config, StudentConfig) and phase.config.kd_weight:
-            with torch.no_grad(), self.fabric.autocast():
-                taught = phase.teacher(x)
-            loss = loss + phase.config.kd_weight * distillation(logits, taught, phase.config.temperature)
-        if phase.policy and (penalty := phase.policy.penalty()) is not None:
-            loss = loss + penalty
+        loss = self._loss(phase, logits, x, y)
         optimizer.zero_grad()
         self.fabric.backward(loss)
         if phase.config.clip_norm:
@@ -167,6 +166,22 @@ class Engine:
         optimizer.step()
         correct = (logits.detach().argmax(1) == y).sum()
         return torch.stack([loss.detach().double() * len(y), correct.double(), correct.new_tensor(len(y)).double()])
+
+    def _loss(self, phase: Phase, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        config = phase.config
+        loss = F.cross_entropy(logits.float(), y, label_smoothing=config.label_smoothing)
+        if isinstance(config, StudentConfig):
+            loss = config.ce_weight * loss
+            if phase.teacher is not None:
+                with torch.no_grad(), self.fabric.autocast():
+                    taught = phase.teacher(x)
+                if config.kd_weight:
+                    loss = loss + config.kd_weight * distillation(logits, taught, config.temperature)
+        for term in phase.terms:
+            loss = loss + term()
+        if phase.policy and (penalty := phase.policy.penalty()) is not None:
+            loss = loss + penalty
+        return loss
 
     def _record(self, phase: Phase, counters: Counters, accuracy: float | None, optimizer: Any) -> None:
         totals = torch.tensor(counters.totals, dtype=torch.float64, device=self.fabric.device)

@@ -26,11 +26,12 @@ from aurep.data.loader import Augment, DeviceLoader
 from aurep.errors import AurepError
 from aurep.files import write_bytes, write_text
 from aurep.models import build_model
-from aurep.search import POLICIES, check_options
-from aurep.surgery import fit_polynomials, hybrid_sites, prepare, relu_sites
+from aurep.search import Policy, check_options, policy_class
+from aurep.surgery import fit_polynomials, hybrid_sites, prepare, relu_sites, tap_activations
 from aurep.training.checkpoint import RunFolder, load_weights, portable, read_weights, save_weights
-from aurep.training.config import Config
+from aurep.training.config import Config, StudentConfig
 from aurep.training.engine import Engine, Phase, derive, evaluate
+from aurep.training.losses import student_terms
 from aurep.training.progress import Progress
 from aurep.training.report import html_report
 
@@ -73,6 +74,7 @@ class Pipeline:
         blank = prepare_student(self.config, self._network(), self.example)
         self.total = ReluBudget.of(relu_sites(blank)).relu_total
         self.budget = parse_budget(self.config.search.budget, self.total)
+        self._policy(blank)  # refuses options that do not fit the model
         self._loader("train", "baseline")  # refuses a batch size or crop that the data cannot give
 
     @property
@@ -83,10 +85,7 @@ class Pipeline:
         return build_network(self.config, self.data.image_shape, len(self.data.classes))
 
     def run(self, resume: bool) -> RunResult:
-        weights, state = self.folder.load_checkpoint() if resume and self.folder.state.exists() else (None, None)
-        minutes = self.config.train.checkpoint_minutes
-        engine = Engine(self.fabric, self.folder, self.config.train.seed, self.progress, minutes)
-        engine.rows = state["rows"] if state else []
+        engine, weights, state = self._engine(resume)
         begun = PHASES.index(state["phase"]) if state else 0
         teacher = self._baseline(engine, weights if begun == 0 else None, state if begun == 0 else None)
         student = prepare_student(self.config, copy.deepcopy(teacher).cpu(), self.example)
@@ -98,6 +97,21 @@ class Pipeline:
         if begun <= 2:
             self._finetune(engine, teacher, student, state if begun == 2 else None)
         return self._finish(engine, teacher, student)
+
+    def run_baseline(self) -> None:
+        """Train the teacher only, from its checkpoint where there is one."""
+        engine, weights, state = self._engine(resume=True)
+        self._baseline(engine, weights, state)
+
+    def _engine(self, resume: bool) -> tuple[Engine, dict[str, Tensor] | None, dict[str, Any] | None]:
+        """The engine, with the checkpoint's weights and state where there is one to go on from."""
+        minutes = self.config.train.checkpoint_minutes
+        engine = Engine(self.fabric, self.folder, self.config.train.seed, self.progress, minutes)
+        if not (resume and self.folder.state.exists()):
+            return engine, None, None
+        weights, state = self.folder.load_checkpoint()
+        engine.rows = state["rows"]
+        return engine, weights, state
 
     def _baseline(self, engine: Engine, weights: dict[str, Tensor] | None, state: dict[str, Any] | None) -> nn.Module:
         config = self.config.baseline
@@ -122,23 +136,47 @@ class Pipeline:
         if self.fabric.is_global_zero:
             save_weights(self.folder.teacher, portable(model))
         self.fabric.barrier()
+        load_weights(model, read_weights(self.folder.teacher), self.folder.teacher)  # ranks drift in batch statistics
 
     def _search(self, engine: Engine, teacher: nn.Module, student: nn.Module, state: dict[str, Any] | None) -> None:
         student.requires_grad_(True)
         if state is None:
             refit(student, self._loader("train"), self.config.search.calibration)
         masks = portable(student) if state is not None else None
-        seed = derive(self.config.train.seed, "policy")
-        policy = POLICIES[self.config.search.method](hybrid_sites(student), self.budget, self.options, seed)
+        policy = self._policy(student)
+        taught, activations = self._watched(teacher, student, self.config.search, policy.uses_teacher)
+        if policy.uses_teacher and taught is not None:
+            policy.watch(taught, activations)
         if masks is not None:
             load_weights(student, masks, self.folder.weights)  # a policy starts afresh; the checkpoint knows better
-        phase = Phase("search", student, self.config.search, teacher, policy)
-        engine.fit(phase, self._loader("train", "search"), self._loader("val"), state)
+        phase = Phase("search", student, self.config.search, taught, policy)
+        self._fit(engine, phase, activations, state)
 
     def _finetune(self, engine: Engine, teacher: nn.Module, student: nn.Module, state: dict[str, Any] | None) -> None:
         student.requires_grad_(True)
-        phase = Phase("finetune", student, self.config.finetune, teacher, choose_best=True)
-        engine.fit(phase, self._loader("train", "finetune"), self._loader("val"), state)
+        taught, activations = self._watched(teacher, student, self.config.finetune)
+        phase = Phase("finetune", student, self.config.finetune, taught, choose_best=True)
+        self._fit(engine, phase, activations, state)
+
+    def _policy(self, student: nn.Module) -> Policy:
+        seed = derive(self.config.train.seed, "policy")
+        return policy_class(self.config.search.method)(hybrid_sites(student), self.budget, self.options, seed)
+
+    def _watched(
+        self, teacher: nn.Module, student: nn.Module, config: StudentConfig, hooked: bool = False
+    ) -> tuple[nn.Module | None, list[nn.Module]]:
+        """The teacher that a phase runs, None if it needs none, and its activations to hook if anything wants them."""
+        if hooked or config.pram_weight:
+            names = [site.site for site in hybrid_sites(student)]
+            return tap_activations(teacher, self.config.model.replace, names)
+        return teacher if config.kd_weight else None, []
+
+    def _fit(self, engine: Engine, phase: Phase, activations: list[nn.Module], state: dict[str, Any] | None) -> None:
+        assert isinstance(phase.config, StudentConfig)
+        phase.terms = student_terms(phase.config, hybrid_sites(phase.model), activations)
+        engine.fit(phase, self._loader("train", phase.name), self._loader("val"), state)
+        for term in phase.terms:
+            term.close()
 
     def _finish(self, engine: Engine, teacher: nn.Module, student: nn.Module) -> RunResult:
         self.progress.close()
@@ -252,10 +290,11 @@ def build_network(config: Config, image_shape: tuple[int, ...], num_classes: int
 
 def prepare_student(config: Config, network: nn.Module, example: Tensor) -> nn.Module:
     search, model = config.search, config.model
+    degree = policy_class(search.method).default_degree if search.degree is None else search.degree
     return prepare(
         network,
         example,
-        degree=search.degree,
+        degree=degree,
         replace=model.replace,
         maxpool=model.maxpool,
         coefficients=search.coefficients,

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 760, 260, 48, 28
-_STYLE = """
+STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
 table{border-collapse:collapse;margin:1rem 0}th,td{padding:.25rem .75rem;border-bottom:1px solid #d8dee4}
 th{text-align:left}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
@@ -27,11 +27,11 @@ def html_report(facts: dict[str, Any], rows: Sequence[dict[str, Any]], config_to
     ]
     return "\n".join(
         [
-            f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title><style>{_STYLE}</style>",
+            f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style>",
             f"<h1>{escape(title)}</h1>",
             f"<p>Budget {facts['relu_budget']:,} elements; {share:.2f} % kept by {escape(training['method'])}, "
             f"seed {training['seed']}, {facts['seconds']:,} s, {facts['finished']}.</p>",
-            _table(("", "ReLUs", "val %", "test %"), scores),
+            table(("", "ReLUs", "val %", "test %"), scores),
             "<h2>Accuracy over epochs (%)</h2>",
             _chart(rows, ("train_accuracy", "val_accuracy")),
             "<h2>ReLU elements kept</h2>",
@@ -50,7 +50,7 @@ def _cell(value: Any) -> str:
     return f"<td class='n'>{text}</td>"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     top = "".join(f"<th{' class=n' if i else ''}>{escape(name)}</th>" for i, name in enumerate(head))
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return f"<table><tr>{top}</tr>{body}</table>"

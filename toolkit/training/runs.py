@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
@@ -23,6 +25,8 @@ from aurep.training.checkpoint import RunFolder, load_weights, read_weights
 from aurep.training.config import Config, check_config, parse_config
 from aurep.training.pipeline import Pipeline, RunResult, build_network, prepare_student
 from aurep.training.progress import Progress
+
+LOCK = ".lock"
 
 
 def train(
@@ -46,18 +50,59 @@ def train(
     """
     checked = config if isinstance(config, Config) else check_config(config)
     folder = RunFolder(out if out is not None else default_folder(checked))
-    if folder.budget.exists():
-        raise AurepError(f"{folder.path} holds a finished run; choose another folder with --out.")
-    if not resume and folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-        raise AurepError(f"{folder.path} is in use; go on with --resume {folder.path}, or choose another with --out.")
-    pipeline = Pipeline(checked, folder, Progress(console))
-    if pipeline.fabric.is_global_zero and not folder.config.exists():
-        write_text(folder.config, checked.to_toml())
-    pipeline.fabric.barrier()
+    pipeline = Pipeline(checked, folder, Progress(console))  # refuses bad input before a folder is made
+    with _owned(folder, pipeline.fabric.is_global_zero):
+        if folder.budget.exists():
+            raise AurepError(f"{folder.path} holds a finished run; choose another folder with --out.")
+        if not resume and any(name.name != LOCK for name in folder.path.iterdir()):
+            raise AurepError(f"{folder.path} is in use; go on with --resume {folder.path}, or choose another with --out.")
+        pipeline.fabric.barrier()
+        if pipeline.fabric.is_global_zero and not folder.config.exists():
+            write_text(folder.config, checked.to_toml())
+        try:
+            return pipeline.run(resume)
+        finally:
+            pipeline.progress.close()
+
+
+def train_baseline(config: Config, out: str | os.PathLike[str], console: Console | None = None) -> Path:
+    """Train only the all-ReLU network of `config` in `out`, or go on with it; done already, return at once.
+
+    Returns:
+        The folder, to name as `baseline.checkpoint` of other runs.
+
+    Raises:
+        RunBusy: another process trains it.
+    """
+    folder = RunFolder(out)
+    if not folder.teacher.exists():
+        pipeline = Pipeline(config, folder, Progress(console))
+        with _owned(folder, pipeline.fabric.is_global_zero):
+            if not folder.teacher.exists():
+                pipeline.run_baseline()
+    return folder.path
+
+
+class RunBusy(AurepError):
+    """Another process works in the run folder."""
+
+
+@contextmanager
+def _owned(folder: RunFolder, decides: bool) -> Iterator[None]:
+    """Hold the folder's lock, which the system lets go of when the process ends, however it ends."""
+    if folder.path.exists() and not folder.path.is_dir():
+        raise AurepError(f"{folder.path} is a file; choose a folder with --out.")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.path / LOCK)
     try:
-        return pipeline.run(resume)
+        if decides:
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise RunBusy(f"another process works in {folder.path}; wait for it, or choose another folder.") from None
+    try:
+        yield
     finally:
-        pipeline.progress.close()
+        lock.release()
 
 
 def default_folder(config: Config) -> Path:

@@ -1,0 +1,107 @@
+"""The metadata of a file: what is claimed, stamped last, and read back from what was saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+
+from aurep.budget import ReluBudget, ReluSite
+from aurep.errors import AurepError
+from aurep.exporters.comparisons import count_comparisons
+from aurep.exporters.site import Site
+from aurep.exporters.targets import Target
+from aurep.metadata import InputClaim, Metadata, TrainingClaim, graph_digest
+
+_SMALLEST_TOO_LARGE = 2**31  # bytes: protobuf's limit for one message
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an exported file says of where it comes from; all of it optional.
+
+    Args:
+        relu_budget: elements that were allowed to stay ReLU; None: exactly what was kept.
+        input: how inputs are made; None: the example input's shape, already normalised.
+        classes: names by output index.
+        training: method, data, accuracies.
+        checkpoint: sha256 of the weights file.
+    """
+
+    relu_budget: int | None = None
+    input: InputClaim | None = None
+    classes: tuple[str, ...] = ()
+    training: TrainingClaim = field(default_factory=TrainingClaim)
+    checkpoint: str | None = None
+
+
+def claims_for(
+    model: onnx.ModelProto, sites: Sequence[Site], plain_relus: int, origin: Origin, claim: InputClaim, target: Target
+) -> Metadata:
+    """The claims about `model`.
+
+    Args:
+        plain_relus: ReLU elements per image outside all sites: they count as kept and towards the total.
+
+    Raises:
+        AurepError: more ReLU elements than the budget allows.
+    """
+    counted = ReluBudget.of(ReluSite(s.name, s.shape, s.kept, s.degree) for s in sites)
+    count, total = counted.relu_count + plain_relus, counted.relu_total + plain_relus
+    budget = count if origin.relu_budget is None else origin.relu_budget
+    if count > budget:
+        outside = f" ({plain_relus:,} of them in no site)" if plain_relus else ""
+        raise AurepError(
+            f"the model keeps {count:,} ReLU elements{outside}, but its budget is {budget:,}; search with that "
+            "budget or export with a larger one."
+        )
+    return Metadata(
+        version=version("aurep"),
+        target=target.name,
+        relu_budget=budget,
+        relu_count=count,
+        relu_total=total,
+        sites=tuple(site.claim() for site in sites),
+        input=claim,
+        classes=origin.classes,
+        training=origin.training,
+        checkpoint=origin.checkpoint,
+        comparisons=count_comparisons(model),
+        graph_sha256=graph_digest(model),
+    )
+
+
+def stamp(model: onnx.ModelProto, metadata: Metadata) -> None:
+    """Write `metadata` into the model. Nothing may change the graph after this."""
+    del model.metadata_props[:]
+    for key, text in metadata.to_props().items():
+        model.metadata_props.add(key=key, value=text)
+
+
+def serialise(model: onnx.ModelProto) -> bytes:
+    """The bytes of the file, the same for the same model."""
+    size = model.ByteSize()
+    if size >= _SMALLEST_TOO_LARGE:
+        raise AurepError(
+            f"the model needs {size:,} bytes, but one ONNX file holds less than 2 GiB; use a smaller model."
+        )
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def verify_saved(file: Path, expected: Metadata, target: Target) -> None:
+    """Read the saved file back: metadata, digest, versions, and ONNX's full check. Raises AurepError."""
+    saved = onnx.load(file)
+    try:
+        onnx.checker.check_model(saved, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = str(error).splitlines()[0]
+        raise AurepError(f"the exported graph is not valid ONNX: {reason}; please report it.") from error
+    found = Metadata.from_props({entry.key: entry.value for entry in saved.metadata_props})
+    opset = {entry.domain: entry.version for entry in saved.opset_import}.get("")
+    sound = found == expected and graph_digest(saved) == expected.graph_sha256
+    if not sound or opset != target.opset or saved.ir_version != target.ir_version:
+        raise AurepError(f"the file as saved differs from what was exported; check the disk of {file.parent}.")

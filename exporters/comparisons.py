@@ -1,0 +1,162 @@
+"""Comparisons per image by operator, as the file claims them (`aurep.comparisons`).
+
+Sums, products and rearrangements by public indices are free. Everything else is counted as comparisons of the elements
+it yields, times what it takes for one: private-inference frameworks evaluate such functions by comparisons or tables.
+Operators on constants alone cost nothing. The validators count again, by code of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import onnx
+from onnx import helper, inliner, numpy_helper, shape_inference
+
+from aurep.errors import AurepError
+from aurep.exporters.capture import INPUT
+from aurep.exporters.targets import operators
+
+_FREE = operators(
+    "Add Sub Mul Neg Sum Mean MatMul Gemm Conv ConvTranspose Einsum AveragePool GlobalAveragePool Flatten Transpose "
+    "Concat DepthToSpace SpaceToDepth Identity And Or Not Xor Where Squeeze Unsqueeze ReduceSum ReduceMean "
+    "ReduceSumSquare ReduceProd Reshape Split Gather GatherElements GatherND CumSum Expand Tile Trilu ScatterElements "
+    "ScatterND Slice Pad Resize ConstantOfShape Constant BatchNormalization Dropout Shape Size"
+)
+_ONCE_AN_OUTPUT = operators(
+    "Relu LeakyRelu PRelu ThresholdedRelu Elu Selu Celu Abs Sign Sigmoid Tanh Softplus Softsign Gelu Mish Erf Exp Log "
+    "Sqrt Reciprocal Sin Cos Tan Floor Ceil Round Mod Greater GreaterOrEqual Less LessOrEqual Equal IsInf IsNaN "
+    "ReduceL2 ReduceLogSum"
+)
+_TWICE_AN_OUTPUT = operators("HardSigmoid HardSwish Shrink")
+_ONCE_AN_INPUT = operators("InstanceNormalization LayerNormalization LRN LpNormalization ReduceL1")
+_TWICE_AN_INPUT = operators("Softmax LogSoftmax Hardmax ReduceLogSumExp")
+_REDUCTIONS = operators("ReduceMax ReduceMin ArgMax ArgMin GlobalMaxPool")
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A node with the element counts around it, for a batch of one."""
+
+    node: onnx.NodeProto
+    entering: int
+    leaving: int
+    constant: tuple[bool, ...]
+    values: dict[str, Any]  # of constants, by name
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return {a.name: helper.get_attribute_value(a) for a in self.node.attribute}
+
+
+def count_comparisons(model: onnx.ModelProto) -> dict[str, int]:
+    """Operator -> elements compared per image, sorted, without the operators that compare nothing.
+
+    Raises:
+        AurepError: an operator of unknown cost, or a shape that depends on values.
+    """
+    flat = _for_one_image(model)
+    sizes = _sizes(flat)
+    stored = {tensor.name: tensor for tensor in flat.graph.initializer}
+    for node in flat.graph.node:
+        if node.op_type == "Constant":
+            stored[node.output[0]] = node.attribute[0].t
+    values = {name: numpy_helper.to_array(t) for name, t in stored.items() if prod(t.dims) == 1}
+    constant, totals = set(stored), dict[str, int]()
+    for node in flat.graph.node:
+        if all(name in constant for name in node.input if name):
+            constant.update(node.output)
+            continue
+        known = tuple(name in constant for name in node.input if name)
+        entering, leaving = sizes.get(node.input[0]), sizes.get(node.output[0])
+        if entering is None or leaving is None:
+            raise AurepError(f"the shape of {node.output[0]!r} depends on values; export a model of static shapes.")
+        cost = _cost(_Node(node, entering, leaving, known, values))
+        if cost:
+            totals[node.op_type] = totals.get(node.op_type, 0) + cost
+    return dict(sorted(totals.items()))
+
+
+def _for_one_image(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without functions and with a batch of one."""
+    flat = inliner.inline_local_functions(model)
+    del flat.graph.value_info[:]
+    for value in (*flat.graph.input, *flat.graph.output):
+        first = value.type.tensor_type.shape.dim[0]
+        first.Clear()
+        if value.name == INPUT:
+            first.dim_value = 1
+    return flat
+
+
+def _sizes(flat: onnx.ModelProto) -> dict[str, int]:
+    graph = shape_inference.infer_shapes(flat, check_type=True, strict_mode=True, data_prop=True).graph
+    found = {tensor.name: prod(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if all(dim.HasField("dim_value") for dim in dims):
+            found[value.name] = prod(dim.dim_value for dim in dims)
+    return found
+
+
+def _cost(call: _Node) -> int:
+    op = call.node.op_type
+    if op in _FREE:
+        return 0
+    if op in _ONCE_AN_OUTPUT | _TWICE_AN_OUTPUT:
+        return (1 + (op in _TWICE_AN_OUTPUT)) * call.leaving
+    if op in _ONCE_AN_INPUT | _TWICE_AN_INPUT:
+        return (1 + (op in _TWICE_AN_INPUT)) * call.entering
+    if op in _REDUCTIONS:
+        return call.entering - call.leaving
+    if op not in _SPECIAL:
+        raise AurepError(
+            f"{op}, which makes {call.node.output[0]!r}, costs an unknown number of comparisons; rewrite that part "
+            "of the model with common operators."
+        )
+    return _SPECIAL[op](call)
+
+
+def _extremum(call: _Node) -> int:
+    """n - 1 comparisons an element; constants fold into one operand."""
+    computed = call.constant.count(False)
+    return (computed + any(call.constant) - 1) * call.leaving
+
+
+def _clip(call: _Node) -> int:
+    return sum(1 for name in call.node.input[1:] if name) * call.leaving
+
+
+def _window(call: _Node) -> int:
+    indices_read = len(call.node.output) > 1
+    elements: int = prod(call.attributes["kernel_shape"])
+    return max(elements - 1, int(indices_read)) * call.leaving
+
+
+def _division(call: _Node) -> int:
+    return 0 if call.constant[1] else call.leaving
+
+
+def _power(call: _Node) -> int:
+    """Free by a constant natural number: repeated products."""
+    exponent = call.values.get(call.node.input[1])
+    natural = exponent is not None and float(exponent.item()) >= 0 and float(exponent.item()).is_integer()
+    return 0 if natural else call.leaving
+
+
+def _cast(call: _Node) -> int:
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    return 0 if call.attributes.get("to") in floats else call.leaving
+
+
+_SPECIAL: dict[str, Callable[[_Node], int]] = {
+    "Max": _extremum,
+    "Min": _extremum,
+    "Clip": _clip,
+    "MaxPool": _window,
+    "Div": _division,
+    "Pow": _power,
+    "Cast": _cast,
+}

@@ -1,0 +1,184 @@
+"""`export`: one model in, one checked ONNX file or bundle out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import shape_inference
+from torch import Tensor, nn
+
+from aurep.errors import AurepError
+from aurep.exporters.bundle import Contents, write_bundle
+from aurep.exporters.capture import INPUT, OUTPUT, Batch, capture, example_batch, portable, run_eager
+from aurep.exporters.claims import Origin, claims_for, serialise, stamp, verify_saved
+from aurep.exporters.comparisons import count_comparisons
+from aurep.exporters.lint import lint
+from aurep.exporters.parity import check_parity
+from aurep.exporters.passes import run_passes
+from aurep.exporters.polynomial import functions_used
+from aurep.exporters.quiet import quiet
+from aurep.exporters.site import Site, hybrid_nodes, name_sites, read_site
+from aurep.exporters.targets import Target, find_target
+from aurep.files import replacing
+from aurep.metadata import InputClaim, Metadata, TrainingClaim
+
+with quiet():
+    import onnx_graphsurgeon as gs
+
+Samples = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+def export(
+    model: nn.Module,
+    example_input: Tensor,
+    path: str | Path,
+    target: str = "onnx",
+    *,
+    batch: Batch | None = None,
+    relu_budget: int | None = None,
+    input_claim: InputClaim | None = None,
+    classes: Sequence[str] = (),
+    training: TrainingClaim | None = None,
+    checkpoint_sha256: str | None = None,
+    samples: Samples | None = None,
+    secret_coefficients: bool = False,
+) -> Path:
+    """Write `model` as ONNX for `target`, checked against the module itself.
+
+    Args:
+        model: a network from `aurep.prepare`, or any network: its own ReLUs are then exported as they are and count as
+            kept. It is run in eval mode and left as it was.
+        example_input: normalised float inputs (N, C, H, W) or (N, F), N >= 1.
+        path: `NAME.onnx` for the file alone, anything else for a bundle folder.
+        target: a name of `aurep.exporters.TARGETS`.
+        batch: the batch the file takes: "dynamic" or a number; by default dynamic where the target allows it, else 1.
+        relu_budget: ReLU elements that were allowed; by default what the model keeps.
+        input_claim: how inputs are made, for the metadata.
+        classes: class names by output index.
+        training: method, data and accuracies, for the metadata.
+        checkpoint_sha256: hex digest of the weights file.
+        samples: (inputs, labels): normalised float32 inputs like `example_input`, and int64 labels, for the bundle.
+        secret_coefficients: polynomial coefficients as initializers where the target would publish them.
+
+    Returns:
+        The path of the written ONNX file.
+
+    Raises:
+        AurepError: an unknown target, a model that the target or ONNX cannot take, a budget that is exceeded, a result
+            that differs from the module, or a folder in the way that is no bundle.
+    """
+    chosen = find_target(target, secret_coefficients=secret_coefficients)
+    rows = _check_batch(batch, chosen)
+    example = _check_example(example_input)
+    inputs, labels = _check_samples(samples, example)
+    module = portable(model)
+    run_eager(module, example)
+    proto, sites, relus = build(module, example, chosen, rows)
+    origin = Origin(relu_budget, input_claim, tuple(classes), training or TrainingClaim(), checkpoint_sha256)
+    claim = input_claim or InputClaim(layout="NF" if example.dim() == 2 else "NCHW", shape=tuple(example.shape[1:]))
+    metadata = claims_for(proto, sites, relus, origin, claim, chosen)
+    stamp(proto, metadata)
+    data = serialise(proto)
+    logits = check_parity(module, data, inputs, rows)
+    given = Path(path)
+    if given.suffix == ".onnx":
+        return _write_file(given, data, metadata, chosen)
+    contents = Contents(data, metadata, chosen, rows, inputs, logits, labels)
+    return write_bundle(given, contents, lambda file: verify_saved(file, metadata, chosen))
+
+
+def build(module: nn.Module, example: Tensor, target: Target, batch: Batch) -> tuple[onnx.ModelProto, list[Site], int]:
+    """The graph for `target` without metadata, its sites, and the ReLU elements per image outside of them."""
+    graph = gs.import_onnx(capture(module, example_batch(example, batch), batch))
+    strip(graph, batch)
+    name_sites(graph)
+    sites = [read_site(node) for node in hybrid_nodes(graph)]
+    run_passes(graph, target)
+    proto = to_proto(graph, target)
+    lint(proto, target)
+    return proto, sites, _plain_relus(proto, sites)
+
+
+def strip(graph: gs.Graph, batch: Batch) -> None:
+    """Drop what torch wrote beside the graph (stack traces hold paths), and name the batch axis."""
+    graph.doc_string, graph.name = "", "aurep"
+    graph.producer_name, graph.producer_version = "aurep", ""
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise AurepError(
+            f"the model has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs in ONNX; expected one of each."
+        )
+    for node in graph.nodes:
+        node.name = ""
+    for tensor in (*graph.inputs, *graph.outputs):
+        tensor.shape = ["batch" if batch == "dynamic" else batch, *tensor.shape[1:]]
+    graph.inputs[0].name = INPUT
+
+
+def to_proto(graph: gs.Graph, target: Target) -> onnx.ModelProto:
+    """The ONNX model: functions attached (graphsurgeon would not know them), shapes inferred afresh."""
+    graph.outputs[0].name = OUTPUT
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Variable) and tensor.name not in (INPUT, OUTPUT):
+            tensor.shape = tensor.dtype = None  # torch's shapes carry its own names for the batch
+    graph.ir_version = target.ir_version
+    with quiet():
+        model: onnx.ModelProto = gs.export_onnx(graph)
+    model.functions.extend(functions_used(model, target.opset))
+    return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+
+
+def _plain_relus(proto: onnx.ModelProto, sites: Sequence[Site]) -> int:
+    """ReLU elements per image that belong to no site."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    of_sites = {f"{site.name}/Relu" for site in sites}
+    for node in bare.graph.node:
+        if node.op_type == "Relu" and node.name in of_sites:
+            node.op_type = "Neg"  # free, and of the same shape
+    return count_comparisons(bare).get("Relu", 0)
+
+
+def _check_batch(batch: Batch | None, target: Target) -> Batch:
+    if batch is None:
+        return 1 if target.fixed_batch else "dynamic"
+    if batch == "dynamic" and target.fixed_batch:
+        raise AurepError(f"target {target.name} needs a fixed batch; give batch=1 or another number.")
+    if batch != "dynamic" and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise AurepError(f"batch {batch!r} is neither a positive number nor 'dynamic'.")
+    return batch
+
+
+def _check_example(example: Tensor) -> Tensor:
+    if not isinstance(example, Tensor) or example.dim() < 2 or not example.is_floating_point() or 0 in example.shape:
+        found = f"{tuple(example.shape)} of {example.dtype}" if isinstance(example, Tensor) else type(example).__name__
+        raise AurepError(f"the example input is {found}; expected a float tensor (N, C, H, W) or (N, F) with N >= 1.")
+    return example.detach().to("cpu", torch.float32).contiguous()
+
+
+def _check_samples(samples: Samples | None, example: Tensor) -> Samples:
+    """Samples in float32 and int64; the example input without labels where none were given."""
+    if samples is None:
+        return example.numpy(), np.zeros(0, dtype=np.int64)
+    inputs, labels = np.asarray(samples[0], dtype=np.float32), np.asarray(samples[1], dtype=np.int64)
+    if inputs.shape[1:] != tuple(example.shape[1:]) or labels.shape != inputs.shape[:1] or not len(labels):
+        raise AurepError(
+            f"samples have inputs of shape {inputs.shape} and labels of shape {labels.shape}; expected "
+            f"{('N', *example.shape[1:])} and ('N',) with N >= 1."
+        )
+    return np.ascontiguousarray(inputs), labels
+
+
+def _write_file(path: Path, data: bytes, metadata: Metadata, target: Target) -> Path:
+    if path.is_dir():
+        raise AurepError(
+            f"{path} is a folder; give the name of a file, or of a bundle folder without the ending .onnx."
+        )
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+        verify_saved(temporary, metadata, target)
+    return path

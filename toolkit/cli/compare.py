@@ -1,0 +1,65 @@
+"""`aurep compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("compare")
+@click.argument("recipe")
+@click.option("--methods", default="autorep", show_default=True, help="Comma-separated search methods.")
+@click.option("--budgets", default="20%,5%,2%", show_default=True, help="Comma-separated budgets.")
+@click.option("--seeds", default="0,1,2", show_default=True, help="Comma-separated seeds.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set lies.")
+@click.option("--out", type=click.Path(path_type=Path), help="Shared folder of runs.  [default: runs/compare-RECIPE]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key of the recipe.")
+def command(
+    recipe: str, methods: str, budgets: str, seeds: str, data_dir: Path | None, out: Path | None, overrides: tuple[str, ...]
+) -> None:
+    """Run RECIPE for every method, budget and seed, then write a table and an accuracy-over-ReLUs plot.
+
+    Finished runs are skipped and stopped ones go on. Start it several times, on several machines that share the folder,
+    and they divide the runs among themselves.
+    """
+    from rich.console import Console
+
+    from aurep.cli.train import read
+    from aurep.errors import AurepError
+    from aurep.training.compare import compare
+
+    numbers = _list(seeds)
+    if not all(number.isdigit() for number in numbers):
+        raise AurepError(f"--seeds {seeds!r} is not a comma-separated list of whole numbers such as 0,1,2.")
+    extra = [f"data.dir='{data_dir}'"] if data_dir is not None else []
+    folder = out or Path("runs") / f"compare-{Path(recipe).stem}"
+    console = Console()
+    config = read(recipe, [*extra, *overrides])
+    rows = compare(config, folder, _list(methods), _list(budgets), [int(n) for n in numbers], console)
+    console.print(_table(rows))
+    console.print(f"{folder / 'comparison.html'}", highlight=False)
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _table(rows: list[dict[str, Any]]) -> Any:
+    from rich.table import Column, Table
+
+    heads = ("ReLUs", "degree", "teacher test %", "test %", "spread", "seconds")
+    table = Table("method", "budget", *(Column(head, justify="right") for head in heads))
+    for row in rows:
+        table.add_row(
+            row["method"],
+            row["budget"],
+            f"{row['relu_count']:,}",
+            str(row["degree"]),
+            f"{row['teacher_mean']:.2f}",
+            f"{row['mean']:.2f}",
+            f"{row['spread']:.2f}",
+            f"{row['seconds']:.0f}",
+        )
+    return table

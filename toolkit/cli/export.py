@@ -1,0 +1,83 @@
+"""`aurep export`: a finished run becomes a bundle that another party can load and check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aurep.errors import AurepError
+
+if TYPE_CHECKING:
+    from aurep.exporters.capture import Batch
+    from aurep.validators import Report
+
+SAMPLES = 64  # test images in the bundle: enough for top-1 agreement, and small enough to hand over
+TARGET_NAMES = ("onnx", "onnxruntime", "crypten", "spu", "helayers", "mask")  # a test compares it with the exporters'
+
+
+@click.command("export")
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "-o", "--out", "bundle", required=True, type=click.Path(path_type=Path), help="Bundle folder, or a file NAME.onnx."
+)
+@click.option("--target", type=click.Choice(TARGET_NAMES), default="onnx", show_default=True, help="Who runs the file.")
+@click.option("--batch", metavar="N|dynamic", help="Batch size of the file.  [default: dynamic where the target can]")
+@click.option("--secret-coefficients", is_flag=True, help="Polynomial coefficients as secret weights (crypten).")
+@click.option("--no-validate", is_flag=True, help="Do not validate what was written.")
+def command(
+    run: Path, bundle: Path, target: str, batch: str | None, secret_coefficients: bool, no_validate: bool
+) -> None:
+    """Export the run folder RUN as ONNX, and validate the result against the run."""
+    file = export_run(run, bundle, target, batch=_batch(batch), secret_coefficients=secret_coefficients)
+    click.echo(f"wrote {file} ({file.stat().st_size:,} bytes) for target {target}")
+    if not no_validate:
+        from aurep.validators import validate
+
+        _show(validate(bundle, run=run))
+
+
+def export_run(
+    run: Path, bundle: Path, target: str = "onnx", *, batch: Batch | None = None, secret_coefficients: bool = False
+) -> Path:
+    """Export the run folder `run` with all that it knows of itself; returns the path of the ONNX file."""
+    from aurep.exporters import export
+    from aurep.training import load_run
+
+    loaded = load_run(run)
+    return export(
+        loaded.model,
+        loaded.example_input,
+        bundle,
+        target,
+        batch=batch,
+        relu_budget=loaded.relu_budget,
+        input_claim=loaded.input_claim,
+        classes=loaded.classes,
+        training=loaded.training,
+        checkpoint_sha256=loaded.checkpoint_sha256,
+        samples=loaded.samples(SAMPLES),
+        secret_coefficients=secret_coefficients,
+    )
+
+
+def _batch(text: str | None) -> Batch | None:
+    if text is None:
+        return None
+    if text == "dynamic":
+        return "dynamic"
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise AurepError(f"--batch {text!r} is neither a positive number nor 'dynamic'.")
+    return int(text)
+
+
+def _show(report: Report) -> None:
+    """A line per check; exit code 1 where one failed."""
+    for check in report.checks:
+        mark = "✓" if check.passed else "✗"
+        click.echo(f"{mark} {check.name}: {check.measured} (allowed: {check.allowed})")
+        if not check.passed and check.hint:
+            click.echo(f"    {check.hint}")
+    if not report.passed:
+        raise click.exceptions.Exit(1)

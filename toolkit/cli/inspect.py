@@ -1,0 +1,63 @@
+"""`aurep inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from aurep.validators.inspection import Inspection
+
+
+@click.command("inspect")
+@click.argument("path", type=click.Path(path_type=Path), metavar="MODEL.ONNX|BUNDLE|RUN")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(path: Path, as_json: bool) -> None:
+    """Show each site's elements, kept ReLUs and degree, the totals, and what private inference pays for."""
+    import json
+
+    from rich.console import Console
+
+    from aurep.validators.inspection import inspect
+
+    found = inspect(path)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        _print(found, Console(highlight=False))
+
+
+def _print(found: Inspection, console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("site", box=None, pad_edge=False)
+    for column in ("elements", "kept", "degree"):
+        table.add_column(column, justify="right")
+    for row in found.sites:
+        degree = "" if row["degree"] is None else str(row["degree"])
+        table.add_row(Text(row["name"]), f"{row['elements']:,}", f"{row['kept']:,}", degree)
+    console.print(table)
+    console.print(Text("\n".join(_totals(found))), soft_wrap=True)
+
+
+def _totals(found: Inspection) -> list[str]:
+    lines = []
+    if found.relu_count is not None and found.relu_total is not None:
+        share = f" ({found.relu_count / found.relu_total:.1%})" if found.relu_total else ""
+        lines.append(f"ReLU count {found.relu_count:,} of {found.relu_total:,} elements per image{share}")
+    if found.relu_budget is not None:
+        lines.append(f"ReLU budget {found.relu_budget:,}")
+    if found.problem is not None:
+        lines.append(f"not countable: {found.problem}")
+    if found.comparisons is not None:
+        listed = ", ".join(f"{op} {n:,}" for op, n in found.comparisons.items()) or "none"
+        lines.append(f"comparisons per image: {listed}")
+    lines.append(f"squares in polynomials per image: {found.multiplications:,}")
+    if found.depth is not None:
+        lines.append(f"depth: {found.depth} products (linear layers included), {found.compared_depth} comparisons")
+    return lines

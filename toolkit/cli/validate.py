@@ -1,0 +1,71 @@
+"""`aurep validate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("validate")
+@click.argument("path", type=click.Path(path_type=Path), metavar="BUNDLE|MODEL.ONNX")
+@click.option(
+    "--run", type=click.Path(path_type=Path), help="The run it was exported from: compare with its checkpoint."
+)
+@click.option("--data", help="Measure the test accuracy on this data set, named as for `aurep train`.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set lies.")
+@click.option("--budget", help="ReLU elements allowed: 12900, 12.9k, 10%.  [default: what the file claims]")
+@click.option("--max-accuracy-drop", type=float, metavar="PTS", help="Points allowed below the teacher's accuracy.")
+@click.option(
+    "--min-accuracy", type=click.FloatRange(0, 100), metavar="PCT", help="Test accuracy demanded, in percent."
+)
+@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to run the model.")
+@click.option(
+    "--fixed-point", metavar="RING:FRACTION", help="Simulate fixed point, e.g. 64:16.  [default: the target's]"
+)
+@click.option("--json", "json_file", metavar="F", help="Write the report as JSON; - for standard output.")
+@click.option("--junit", "junit_file", metavar="F", help="Write the report as JUnit XML; - for standard output.")
+@click.option("--html", "html_file", metavar="F", help="Write the report as a page that needs no network.")
+@click.option("--github", is_flag=True, help="Print GitHub annotations.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    path: Path,
+    json_file: str | None,
+    junit_file: str | None,
+    html_file: str | None,
+    github: bool,
+    **options: Any,
+) -> None:
+    """Recount the ReLUs of an exported model from its graph, and measure again what it claims.
+
+    Exits with 0 if every check passed, 1 if one failed, 2 on wrong usage or unreadable input.
+    """
+    if [json_file, junit_file, html_file].count("-") > 1:
+        raise click.UsageError("only one report can go to standard output; give the others file names.")
+    from rich.console import Console
+
+    from aurep.validators import render
+    from aurep.validators.validation import validate
+
+    report = validate(path, **options)
+    outputs = [(json_file, report.to_json), (junit_file, lambda: render.to_junit(report))]
+    outputs.append((html_file, lambda: render.to_html(report)))
+    # Standard output belongs to the machine where it was asked for.
+    render.to_console(report, Console(stderr=any(name == "-" for name, _ in outputs), highlight=False))
+    for name, text in outputs:
+        if name is not None:
+            _write(name, text())
+    if github:
+        click.echo(render.to_github(report), nl=False)
+    ctx.exit(0 if report.passed else 1)
+
+
+def _write(name: str, text: str) -> None:
+    from aurep.files import write_text
+
+    if name == "-":
+        click.echo(text, nl=False)
+    else:
+        write_text(name, text)

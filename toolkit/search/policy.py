@@ -1,0 +1,58 @@
+"""What every search method is: a few methods that the engine calls, of which a method overrides those that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from aurep.activation import HybridActivation
+from aurep.search.masks import total_elements
+
+
+class Policy:
+    """One search method, living from the start of the search to its end. It does nothing but keep every element.
+
+    A policy may hook its sites (and, in `watch`, the teacher's activations), and removes its hooks in `finish`. A hook
+    acts only on sites in training mode: validation runs through the same modules.
+    """
+
+    Options: ClassVar[type[BaseModel]]  # of [search.options]; unknown keys are refused
+    default_degree: ClassVar[Literal[0, 1, 2]] = 2  # of the polynomials, where search.degree is not given
+    uses_teacher: ClassVar[bool] = False  # wants `watch`, and the teacher to run in every step, after the student
+
+    def __init__(self, sites: Sequence[HybridActivation], budget: int, options: Any, seed: int) -> None:
+        """Take over `sites` (all kept), to end with exactly `budget` elements kept."""
+        self.sites, self.budget, self.options, self.seed = sites, budget, options, seed
+        self.total = total_elements(sites)
+
+    def watch(self, teacher: nn.Module, activations: Sequence[nn.Module]) -> None:
+        """Called once, before any step, where `uses_teacher`: modules whose outputs are the teacher's, site by site."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Optimiser groups of parameters that only the search trains."""
+        return []
+
+    def penalty(self) -> Tensor | None:
+        """A term of the loss, or None."""
+        return None
+
+    def after_step(self, progress: float) -> None:
+        """Move the masks after an optimiser step; `progress` in (0, 1] of the search."""
+
+    def after_epoch(self, epoch: int) -> None:
+        """Called after the last step of `epoch` (from 0), before validation and checkpoint."""
+
+    def finish(self) -> None:
+        """Settle the masks: at most `budget` elements kept, exactly that many unless the method cannot use them.
+
+        The search may have had no step at all."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resume needs beside the sites' own state (alpha, mask): plain values and tensors."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`, which may lie on the CPU. Called on a new policy that has watched its teacher."""

@@ -1,0 +1,82 @@
+"""Saliency: what the loss would gain if an element's ReLU became its polynomial, to second order, measured in training.
+
+For an element with input x, d = relu(x) - p(x), and g_n = dL_n/dy of image n's own loss L_n, replacing y by y - d
+changes L_n by  -g_n d_n + 1/2 h_n d_n^2.  With the curvature h_n estimated by g_n^2 (the empirical Fisher information):
+
+    s = E_n[-g_n d_n + 1/2 g_n^2 d_n^2]
+
+The step's loss is a mean over N images, so its gradient is g = g_n / N, and  s = -sum_n g d + N / 2 sum_n g^2 d^2.
+Elements that are replaced already get the same score, at their present output: the gradient's sign tells whether they
+miss their ReLU, and one that does outranks kept elements again. Scores are averaged exponentially over steps.
+
+The first-order term is that of Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019; a
+second-order score for ReLUs was shown to be the better one by ReLUPruner (AAAI 2026). The form here, against each
+site's own polynomial, is aurep's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aurep.activation import HybridActivation
+from aurep.search.ranks import rank_count, sum_over_ranks
+
+
+class SaliencyScores:
+    """Scores of all elements of `sites`, fed by hooks in every training step; `values` has one tensor per site.
+
+    Args:
+        decay: weight of the past in the running average.
+    """
+
+    def __init__(self, sites: Sequence[HybridActivation], decay: float) -> None:
+        self.sites, self.decay = sites, decay
+        self.values = [torch.zeros_like(site.alpha, requires_grad=False) for site in sites]
+        self._terms: dict[int, tuple[Tensor, Tensor]] = {}
+        self._probe = torch.zeros((), device=sites[0].alpha.device, requires_grad=True)
+        self._hooks = [
+            site.register_forward_hook(lambda m, args, y, k=k: self._follow(k, m, args[0], y))
+            for k, site in enumerate(sites)
+        ]
+
+    def probe(self) -> Tensor:
+        """A term of the loss, of value 0: its gradient is the factor that fp16 training multiplies the loss by."""
+        return self._probe
+
+    def _follow(self, k: int, site: nn.Module, x: Tensor, y: Tensor) -> None:
+        if site.training and y.requires_grad:
+            kept_x = x.detach()
+            y.register_hook(lambda gradient: self._observe(k, kept_x, gradient))
+
+    @torch.no_grad()
+    def _observe(self, k: int, x: Tensor, gradient: Tensor) -> None:
+        x = x.to(self.values[k].dtype)
+        difference = x.relu() - self.sites[k].polynomial(x)
+        change = gradient.to(x.dtype) * difference
+        self._terms[k] = (change.sum(0), change.square().sum(0) * (len(x) / 2))
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the step's gradients into the average; called once after every step."""
+        scale = 1.0 if self._probe.grad is None else self._probe.grad.clone()
+        self._probe.grad = None
+        for k, (first, second) in self._terms.items():
+            score = sum_over_ranks(second / scale**2 - first / scale) / rank_count()
+            moved = self.decay * self.values[k] + (1 - self.decay) * score
+            # A step whose fp16 gradients overflowed is skipped by the scaler, and tells nothing here either.
+            self.values[k] = torch.where(torch.isfinite(moved), moved, self.values[k])
+        self._terms.clear()
+
+    def close(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"values": self.values}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.values = [stored.to(old) for old, stored in zip(self.values, state["values"], strict=True)]

@@ -1,0 +1,142 @@
+"""Many runs of one recipe, method by method, budget by budget, seed by seed, in one folder that several workers may share.
+
+    FOLDER/baseline-s<seed>/                      one teacher per seed, shared by every method
+    FOLDER/<method>-<budget>-s<seed>/             a run folder each
+    FOLDER/comparison.json, comparison.html       the table and the plot, once every run has finished
+
+A worker takes any run that is neither finished nor locked by another worker. A lock dies with its process, so a run that was
+killed is taken up by the next worker where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from aurep.errors import AurepError
+from aurep.files import write_text
+from aurep.search import check_options
+from aurep.training.compare_page import comparison_page
+from aurep.training.config import Config, check_config
+from aurep.training.runs import RunBusy, train, train_baseline
+
+_LOOK_AGAIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the comparison."""
+
+    method: str
+    budget: str
+    seed: int
+
+    def folder(self, root: Path) -> Path:
+        return root / f"{self.method}-{self.budget.replace('%', 'pct')}-s{self.seed}"
+
+
+def compare(
+    config: Config,
+    folder: Path,
+    methods: Sequence[str],
+    budgets: Sequence[str],
+    seeds: Sequence[int],
+    console: Console | None = None,
+) -> list[dict[str, Any]]:
+    """Run what is missing, wait for what other workers run, and write the comparison.
+
+    Args:
+        config: the recipe; its method, budget and seed are replaced by each cell's, its `search.options` go to its own
+            method only.
+        folder: shared by all workers of this comparison; it remembers the recipe and refuses another.
+        methods, budgets, seeds: every combination is a run.
+
+    Returns:
+        A row per method and budget: mean and sample standard deviation of the test accuracy over seeds, counts, seconds.
+
+    Raises:
+        AurepError: an unknown method, a bad budget, or a folder that holds the comparison of another recipe.
+    """
+    cells = [Cell(m, str(b), s) for s in seeds for b in budgets for m in methods]
+    if not cells:
+        raise AurepError("nothing to compare; give at least one method, one budget and one seed.")
+    configs = {cell: cell_config(config, cell) for cell in cells}
+    for checked in configs.values():
+        check_options(checked.search.method, checked.search.options)
+    _claim(folder, config)
+    pending = cells
+    while pending:
+        left = [cell for cell in pending if not _attempt(cell, configs[cell], folder, console)]
+        if left == pending:
+            time.sleep(_LOOK_AGAIN_SECONDS)
+        pending = left
+    rows = list(summarise(folder, methods, budgets, seeds))
+    facts = {"recipe": config.model_dump(mode="json", exclude_none=True), "seeds": list(seeds), "rows": rows}
+    write_text(folder / "comparison.json", json.dumps(facts, indent=2) + "\n")
+    write_text(folder / "comparison.html", comparison_page(rows, seeds, config.to_toml()))
+    return rows
+
+
+def cell_config(config: Config, cell: Cell) -> Config:
+    fields = config.model_dump(mode="json", exclude_none=True)
+    if cell.method != config.search.method:
+        fields["search"].pop("options", None)
+    fields["search"] |= {"method": cell.method, "budget": cell.budget}
+    fields["train"]["seed"] = cell.seed
+    return check_config(fields, f"{cell.method} at {cell.budget}")
+
+
+def summarise(
+    folder: Path, methods: Sequence[str], budgets: Sequence[str], seeds: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    """A row per method and budget, from the finished runs."""
+    for budget in budgets:
+        for method in methods:
+            runs = [json.loads((Cell(method, budget, s).folder(folder) / "budget.json").read_text()) for s in seeds]
+            accuracy = [run["training"]["test_accuracy"] for run in runs]
+            teacher = [run["training"]["teacher_test_accuracy"] for run in runs]
+            yield {
+                "method": method,
+                "budget": budget,
+                "relu_count": runs[0]["relu_count"],
+                "relu_total": runs[0]["relu_total"],
+                "degree": runs[0]["sites"][0]["degree"],
+                "test_accuracy": accuracy,
+                "mean": statistics.mean(accuracy),
+                "spread": statistics.stdev(accuracy) if len(accuracy) > 1 else 0.0,
+                "teacher_mean": statistics.mean(teacher),
+                "seconds": statistics.mean(run["seconds"] for run in runs),
+            }
+
+
+def _claim(folder: Path, config: Config) -> None:
+    """The first worker writes the recipe; the others check that theirs is the same."""
+    path = folder / "recipe.toml"
+    if not path.exists():
+        write_text(path, config.to_toml())
+    elif path.read_text() != config.to_toml():
+        raise AurepError(f"{folder} holds the comparison of another recipe; choose another folder with --out.")
+
+
+def _attempt(cell: Cell, config: Config, folder: Path, console: Console | None) -> bool:
+    """Run `cell` if nobody else does. True where it is finished."""
+    out = cell.folder(folder)
+    if (out / "budget.json").exists():
+        return True
+    try:
+        fields = config.model_dump(mode="json", exclude_none=True)
+        if config.baseline.checkpoint is None:
+            fields["baseline"]["checkpoint"] = str(train_baseline(config, folder / f"baseline-s{cell.seed}", console))
+        if console is not None:
+            console.rule(out.name)
+        train(check_config(fields), out, resume=True, console=console)
+    except RunBusy:
+        return (out / "budget.json").exists()
+    return True

@@ -1,0 +1,112 @@
+"""`comparison.html`: accuracy over kept ReLUs, method by method, with the spread over seeds. Opens offline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from aurep.training.report import STYLE, table
+
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 420, 52, 130, 12, 44
+# Okabe and Ito's palette: told apart by readers with any colour vision.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c510a")
+
+
+def comparison_page(rows: Sequence[dict[str, Any]], seeds: Sequence[int], config_toml: str) -> str:
+    """The page of a comparison; `rows` as `aurep.training.compare.summarise` yields them."""
+    lines = [
+        (
+            row["method"],
+            row["relu_count"],
+            100 * row["relu_count"] / row["relu_total"],
+            row["degree"],
+            row["teacher_mean"],
+            row["mean"],
+            f"± {row['spread']:.2f}",
+            round(row["seconds"]),
+        )
+        for row in sorted(rows, key=lambda row: (row["relu_count"], -row["mean"]))
+    ]
+    head = ("method", "ReLUs", "%", "degree", "teacher test %", "test %", "spread", "seconds")
+    return "\n".join(
+        [
+            f"<!doctype html><html lang='en'><meta charset='utf-8'><title>aurep compare</title><style>{STYLE}</style>",
+            f"<h1>Test accuracy over kept ReLUs</h1><p>Mean and standard deviation over {len(seeds)} "
+            f"seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))}); one teacher per seed for all methods.</p>",
+            chart(rows),
+            table(head, lines),
+            f"<h2>Recipe</h2><pre>{escape(config_toml)}</pre></html>",
+        ]
+    )
+
+
+def chart(rows: Sequence[dict[str, Any]]) -> str:
+    """SVG: x is log10(1 + ReLUs kept), so that zero has a place; y is the test accuracy in percent."""
+    scale = _Scale(rows)
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    parts = [f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='test accuracy over ReLUs kept'>"]
+    parts += scale.axes(sorted({row["relu_count"] for row in rows}))
+    labels: list[tuple[float, str, str]] = []
+    for index, method in enumerate(methods):
+        own = sorted((row for row in rows if row["method"] == method), key=lambda row: row["relu_count"])
+        colour = _COLOURS[index % len(_COLOURS)]
+        parts += _series(own, colour, scale)
+        labels.append((scale.y(own[-1]["mean"]), colour, method))
+    return "".join([*parts, *_spread_labels(labels), "</svg>"])
+
+
+class _Scale:
+    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+        low = min(row["mean"] - row["spread"] for row in rows)
+        high = max(row["teacher_mean"] for row in rows)
+        high = max(high, max(row["mean"] + row["spread"] for row in rows))
+        self.low, self.high = math.floor(low), math.ceil(high)
+        if self.low == self.high:
+            self.high += 1
+        self.teacher = max(row["teacher_mean"] for row in rows)
+        counts = [math.log10(1 + row["relu_count"]) for row in rows]
+        self.left, self.right = min(counts), max(counts)
+
+    def x(self, count: int) -> float:
+        share = (math.log10(1 + count) - self.left) / (self.right - self.left) if self.right > self.left else 0.5
+        return _LEFT + 10 + share * (_WIDTH - _LEFT - _RIGHT - 20)
+
+    def y(self, accuracy: float) -> float:
+        return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (self.high - accuracy) / (self.high - self.low)
+
+    def axes(self, counts: Sequence[int]) -> list[str]:
+        parts = []
+        step = max(1, math.ceil((self.high - self.low) / 8))
+        for tick in range(self.low, self.high + 1, step):
+            parts.append(f"<line x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{self.y(tick):.1f}' y2='{self.y(tick):.1f}' stroke='#d8dee4'/>")
+            parts.append(f"<text x='{_LEFT - 6}' y='{self.y(tick) + 4:.1f}' text-anchor='end'>{tick} %</text>")
+        for count in counts:
+            parts.append(f"<text x='{self.x(count):.1f}' y='{_HEIGHT - _BOTTOM + 18}' text-anchor='middle'>{count:,}</text>")
+        middle = (_LEFT + _WIDTH - _RIGHT) / 2
+        parts.append(f"<text x='{middle}' y='{_HEIGHT - 6}' text-anchor='middle'>ReLU elements kept (log scale)</text>")
+        y = self.y(self.teacher)
+        parts.append(f"<line x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{y:.1f}' y2='{y:.1f}' stroke='#57606a' stroke-dasharray='4 4'/>")
+        parts.append(f"<text x='{_LEFT + 6}' y='{y - 4:.1f}'>teacher, all ReLU</text>")
+        return parts
+
+
+def _series(rows: Sequence[dict[str, Any]], colour: str, scale: _Scale) -> list[str]:
+    points = [(scale.x(row["relu_count"]), row) for row in rows]
+    path = " ".join(f"{x:.1f},{scale.y(row['mean']):.1f}" for x, row in points)
+    parts = [f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-width='2'/>"]
+    for x, row in points:
+        top, bottom = scale.y(row["mean"] + row["spread"]), scale.y(row["mean"] - row["spread"])
+        parts.append(f"<line x1='{x:.1f}' x2='{x:.1f}' y1='{top:.1f}' y2='{bottom:.1f}' stroke='{colour}'/>")
+        parts.append(f"<circle cx='{x:.1f}' cy='{scale.y(row['mean']):.1f}' r='3.5' fill='{colour}'/>")
+    return parts
+
+
+def _spread_labels(labels: Sequence[tuple[float, str, str]]) -> list[str]:
+    """Names at the right edge, pushed apart where their lines end close together."""
+    parts, last = [], -math.inf
+    for y, colour, name in sorted(labels):
+        last = max(y, last + 14)
+        parts.append(f"<text x='{_WIDTH - _RIGHT + 8}' y='{last + 4:.1f}' style='fill:{colour}'>{escape(name)}</text>")
+    return parts

@@ -1,0 +1,144 @@
+"""Reports for people and machines: console table, JUnit XML, GitHub annotations, a self-contained HTML page."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from aurep.validators.report import Check, Figure, Report
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def figure(value: Figure) -> str:
+    """A figure as people read it: counts with separators."""
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def verdict(report: Report) -> str:
+    """One line that says how it went."""
+    failed = [check.name for check in report.checks if not check.passed]
+    if not failed:
+        return f"{report.file}: all {len(report.checks)} checks passed."
+    return f"{report.file}: {len(failed)} of {len(report.checks)} checks failed ({', '.join(failed)})."
+
+
+def to_console(report: Report, console: Console) -> None:
+    """The table, then hints and notes below it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("", "check", "measured", "allowed", box=None, pad_edge=False)
+    for check in report.checks:
+        mark = Text("✓", "green") if check.passed else Text("✗", "bold red")
+        table.add_row(mark, check.name, Text(figure(check.measured)), Text(figure(check.allowed)))
+    console.print(table)
+    for check in report.checks:
+        if check.hint:
+            style = "none" if check.passed else "red"
+            console.print(Text(f"{check.name}: {check.hint}", style), soft_wrap=True)
+    for note in report.notes:
+        console.print(Text(f"note: {note}", "dim"), soft_wrap=True)
+    if report.provider:
+        console.print(Text(f"ran on: {report.provider}", "dim"))
+    console.print(Text(verdict(report), "green" if report.passed else "bold red"), soft_wrap=True)
+
+
+def to_junit(report: Report) -> str:
+    """JUnit XML: one test case a check."""
+    failures = sum(not check.passed for check in report.checks)
+    counts = {"tests": str(len(report.checks)), "failures": str(failures), "errors": "0", "skipped": "0"}
+    root = ElementTree.Element("testsuites", {"name": "aurep validate", **counts})
+    suite = ElementTree.SubElement(root, "testsuite", {"name": _xml(report.file), **counts})
+    for check in report.checks:
+        case = ElementTree.SubElement(suite, "testcase", {"classname": "aurep.validate", "name": check.name})
+        if check.passed:
+            ElementTree.SubElement(case, "system-out").text = _xml(_summary(check))
+        else:
+            failure = ElementTree.SubElement(case, "failure", {"type": check.name, "message": _xml(_summary(check))})
+            failure.text = _xml(check.hint)
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def to_github(report: Report) -> str:
+    """Workflow commands: an error for each failed check, a notice where all passed."""
+    lines = [
+        f"::error file={_property(report.file)},title={_property(f'aurep {check.name}')}::{_message(_summary(check))}"
+        for check in report.checks
+        if not check.passed
+    ]
+    return (
+        "\n".join(lines or [f"::notice file={_property(report.file)},title=aurep::{_message(verdict(report))}"]) + "\n"
+    )
+
+
+def to_html(report: Report) -> str:
+    """One page that needs no network."""
+    checks = "".join(
+        f'<tr class="{"pass" if check.passed else "fail"}"><td>{"✓" if check.passed else "✗"}</td>'
+        + "".join(f"<td>{_cell(v)}</td>" for v in (check.name, check.measured, check.allowed, check.hint))
+        + "</tr>\n"
+        for check in report.checks
+    )
+    sites = "".join(
+        "<tr>" + "".join(f"<td>{_cell(row[key])}</td>" for key in ("name", "elements", "kept", "degree")) + "</tr>\n"
+        for row in report.sites
+    )
+    facts = (
+        f"ReLU count {figure(report.relu_count) or 'unknown'} of {figure(report.relu_total) or 'unknown'} elements, "
+        f"budget {figure(report.relu_budget) or 'none'}; target {report.target or 'none'}; "
+        f"ran on {report.provider or 'nothing'}; aurep {report.version}"
+    )
+    notes = "".join(f"<p>{_cell(note)}</p>\n" for note in report.notes)
+    return _PAGE.format(
+        title=_cell(report.file),
+        verdict=_cell(verdict(report)),
+        facts=_cell(facts),
+        checks=checks,
+        sites=sites,
+        notes=notes,
+    )
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>aurep validate: {title}</title><style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b }}
+table {{ border-collapse: collapse; width: 100%; margin: 1rem 0 }}
+th, td {{ text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top }}
+.pass td:first-child {{ color: #137333 }} .fail td:first-child {{ color: #c5221f }} .fail {{ background: #fdeceb }}
+</style></head><body>
+<h1>aurep validate</h1>
+<p><strong>{verdict}</strong></p>
+<p>{facts}</p>
+<table><tr><th></th><th>check</th><th>measured</th><th>allowed</th><th>hint</th></tr>
+{checks}</table>
+{notes}<table><tr><th>site</th><th>elements</th><th>kept</th><th>degree</th></tr>
+{sites}</table>
+</body></html>
+"""
+
+
+def _summary(check: Check) -> str:
+    allowed = f", allowed {figure(check.allowed)}" if check.allowed is not None else ""
+    return f"{check.name}: measured {figure(check.measured)}{allowed}. {check.hint}".strip()
+
+
+def _cell(value: Figure) -> str:
+    return html.escape(figure(value))
+
+
+def _xml(text: str) -> str:
+    """XML 1.0 has no control characters, which a node's name may hold."""
+    return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "�", text)
+
+
+def _message(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _message(text).replace(":", "%3A").replace(",", "%2C")

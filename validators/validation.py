@@ -1,0 +1,207 @@
+"""`validate`: every check that the given material allows, in one report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from aurep.errors import AurepError
+from aurep.metadata import InputClaim, Metadata, TrainingClaim
+from aurep.validators import accuracy
+from aurep.validators.accuracy import Bounds, check_accuracy
+from aurep.validators.count_check import activations, check_count, read_budget
+from aurep.validators.facts import UncountableError
+from aurep.validators.fixed_point import BY_TARGET, FixedPoint, check_fixed_point
+from aurep.validators.localise import check_localise
+from aurep.validators.parity import check_parity
+from aurep.validators.reading import Artefact, read
+from aurep.validators.recovery import RecoveredSite, recover_sites
+from aurep.validators.relu_count import ReluCount, count, model_inputs
+from aurep.validators.report import Check, Report
+from aurep.validators.samples import Samples, eager_samples, read_samples
+from aurep.validators.session import CannotRunError, Session
+from aurep.validators.site_table import site_rows
+from aurep.validators.sites_check import check_sites
+from aurep.validators.structure import MAX_ELEMENTS, check_structure
+
+SAMPLES = 64  # images of a run that parity is measured on where no bundle brings its own
+
+
+@dataclass
+class _Work:
+    """A validation in progress."""
+
+    artefact: Artefact
+    run: Path | None
+    provider: str
+    fixed_point: FixedPoint | None
+    checks: list[Check] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        return self.artefact.model
+
+    @property
+    def metadata(self) -> Metadata | None:
+        return self.artefact.metadata
+
+
+def validate(
+    path: str | Path,
+    *,
+    run: str | Path | None = None,
+    data: str | None = None,
+    data_dir: str | Path | None = None,
+    budget: str | int | None = None,
+    max_accuracy_drop: float | None = None,
+    min_accuracy: float | None = None,
+    provider: str = "auto",
+    fixed_point: FixedPoint | str | None = None,
+) -> Report:
+    """Recount and re-measure an exported model.
+
+    Args:
+        path: a bundle folder or an ONNX file.
+        run: the run folder it was exported from: masks, coefficients and logits are compared with its checkpoint's.
+        data: data set whose test part the accuracy is measured on, as `aurep.data.load_data` names it. Default: the
+            run's, if that is on this machine.
+        data_dir: where the data set lies.
+        budget: ReLU elements allowed, as an element count, 12.9k or 10%; default: what the file claims.
+        max_accuracy_drop: points that the test accuracy may lie below the teacher's (or below the claim).
+        min_accuracy: percent that the test accuracy must reach.
+        provider: `auto`, `cpu` or `cuda`; `cuda` is an error where the model would not really run there.
+        fixed_point: ring and fraction bits to simulate, e.g. ``64:16``; default: the target's, if it has any.
+
+    Raises:
+        AurepError: wrong usage, or a file, run or data set that cannot be read.
+    """
+    form = FixedPoint.parse(fixed_point) if isinstance(fixed_point, str) else fixed_point
+    artefact = read(path)
+    work = _Work(artefact, None if run is None else Path(run), provider, form)
+    recovered = recover_sites(work.model)
+    counted = _counted(work.model, recovered)
+    known = counted if isinstance(counted, ReluCount) else None
+    total = activations(known, recovered) if known else 0
+    allowed = read_budget(budget, total)
+    work.checks.append(check_structure(artefact, known, budget is not None))
+    work.checks.append(check_count(counted, artefact.metadata, allowed, recovered))
+    if artefact.metadata is not None:
+        work.checks.append(check_sites(recovered, artefact.metadata, work.run))
+    used = None
+    if known is None or known.largest > MAX_ELEMENTS:
+        work.notes.append("The model was not run, since what it would cost to run is unknown or too much.")
+    else:
+        used = _run_checks(work, recovered, data, data_dir, Bounds(max_accuracy_drop, min_accuracy))
+    claimed = artefact.metadata.relu_budget if artefact.metadata is not None else None
+    return Report(
+        file=str(artefact.file),
+        version=version("aurep"),
+        checks=tuple(work.checks),
+        target=artefact.metadata.target if artefact.metadata is not None else None,
+        provider=used,
+        relu_count=known.total if known else None,
+        relu_total=total if known else None,
+        relu_budget=allowed if allowed is not None else claimed,
+        sites=site_rows(recovered, artefact.metadata, known),
+        comparisons=known.comparisons if known else {},
+        notes=tuple(work.notes),
+    )
+
+
+def _counted(model: onnx.ModelProto, recovered: Mapping[str, RecoveredSite]) -> ReluCount | AurepError:
+    try:
+        return count(model, {site.output: site.input for site in recovered.values()})
+    except UncountableError as error:
+        return error
+
+
+def _run_checks(
+    work: _Work,
+    recovered: Mapping[str, RecoveredSite],
+    data: str | None,
+    data_dir: str | Path | None,
+    bounds: Bounds,
+) -> str | None:
+    """Parity, localisation, accuracy and fixed point; returns the provider used."""
+    try:
+        session = Session(work.model, work.provider)
+    except CannotRunError as error:
+        work.checks.append(Check("parity", "does not run", None, False, str(error)))
+        return None
+    run = _load_run(work.run)
+    stored = read_samples(work.artefact.bundle) if work.artefact.bundle is not None else None
+    try:
+        _check_samples(work, session, recovered, stored, run)
+    except CannotRunError as error:
+        work.checks.append(Check("parity", "does not run", None, False, str(error)))
+    _check_accuracy(work, session, run, data, None if data_dir is None else Path(data_dir), bounds)
+    return session.provider
+
+
+def _check_samples(
+    work: _Work, session: Session, recovered: Mapping[str, RecoveredSite], stored: Samples | None, run: Any
+) -> None:
+    eager = eager_samples(run, stored, SAMPLES) if run is not None else None
+    samples = stored or eager
+    if samples is None:
+        if work.artefact.bundle is not None:
+            work.checks.append(Check("parity", "no samples", None, False, "samples.npz is missing; export again."))
+        else:
+            work.notes.append("Parity was not measured: give a bundle folder, or the run with --run.")
+        return
+    check = check_parity(work.model, session, samples, eager if stored is not None else None)
+    work.checks.append(check)
+    if not check.passed and recovered:
+        work.checks.append(check_localise(work.model, recovered, samples.inputs, run))
+    target = work.metadata.target if work.metadata is not None else ""
+    form = work.fixed_point or BY_TARGET.get(target)
+    if form is not None:
+        work.checks.append(check_fixed_point(work.model, samples, form, session.provider))
+
+
+def _check_accuracy(
+    work: _Work, session: Session, run: Any, data: str | None, data_dir: Path | None, bounds: Bounds
+) -> None:
+    implied = run.config.data.name if run is not None else None
+    name = data or implied
+    if name is None:
+        if bounds.any:
+            raise AurepError("an accuracy bound was given but no data to measure on; name it with --data (or --run).")
+        work.notes.append("Accuracy was not measured: name the data set with --data.")
+        return
+    claim = work.metadata.input if work.metadata is not None else _input_of(work.model)
+    training = work.metadata.training if work.metadata is not None else TrainingClaim()
+    folder = data_dir or (Path(run.config.data.dir) if run is not None and run.config.data.dir else None)
+    required = data is not None or bounds.any
+    try:
+        images = accuracy.load(name, folder, claim, download=required)
+    except AurepError as error:
+        if required:
+            raise
+        work.notes.append(f"Accuracy was not measured: {error}")
+        return
+    try:
+        work.checks.append(check_accuracy(session, images, claim, training, bounds))
+    except CannotRunError as error:
+        work.checks.append(Check("accuracy", "does not run", None, False, str(error)))
+
+
+def _load_run(folder: Path | None) -> Any:
+    if folder is None:
+        return None
+    from aurep.training import load_run
+
+    return load_run(folder)
+
+
+def _input_of(model: onnx.ModelProto) -> InputClaim:
+    """Of a file without metadata: pixels scaled to 0..1, no normalisation."""
+    dims = model_inputs(model)[0].type.tensor_type.shape.dim
+    shape = tuple(dim.dim_value for dim in dims)[1:]
+    return InputClaim(layout="NCHW" if len(shape) == 3 else "NF", shape=shape)
