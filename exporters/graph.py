@@ -20,7 +20,7 @@ class Builder:
         self.nodes: list[gs.Node] = []
 
     def constant(self, label: str, values: NDArray[Any]) -> gs.Constant:
-        return gs.Constant(f"{self.owner}/{label}", np.ascontiguousarray(values))
+        return gs.Constant(f"{self.owner}/{label}", np.array(values, order="C"))
 
     def add(self, op: str, *inputs: gs.Tensor, label: str = "", domain: str | None = None, **attrs: Any) -> gs.Variable:
         """Append a node `owner/label` (the operator's name by default) and return its output."""

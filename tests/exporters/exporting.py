@@ -59,7 +59,11 @@ def variable(name: str, shape: list[int | str] | None = None, dtype: Any = np.fl
 
 
 def one_site(
-    mask: NDArray[np.bool_], coefficients: Array | None, degree: int, target: Target | str = "onnx", batch: int | str = "batch"
+    mask: NDArray[np.bool_],
+    coefficients: Array | None,
+    degree: int,
+    target: Target | str = "onnx",
+    batch: int | str = "batch",
 ) -> onnx.ModelProto:
     """The graph of a lone site named `act`, as the passes make it."""
     shape = [batch, *mask.shape]

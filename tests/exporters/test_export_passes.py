@@ -59,7 +59,9 @@ NORM = {"epsilon": 1e-3}
     ids=["no-bias", "bias", "depthwise", "transposed"],
 )
 def test_batch_norm_folds_into_convolutions(op: str, weights: list[Array], attributes: dict[str, Any]) -> None:
-    graph = chain([2, 5, 5], (op, weights, attributes, [4, 5, 5]), ("BatchNormalization", statistics(4), NORM, [4, 5, 5]))
+    graph = chain(
+        [2, 5, 5], (op, weights, attributes, [4, 5, 5]), ("BatchNormalization", statistics(4), NORM, [4, 5, 5])
+    )
     assert ops(before_and_after(graph, normal(2, 2, 5, 5))) == [op]
 
 
@@ -80,7 +82,9 @@ def test_batch_norm_folds_through_two_in_a_row() -> None:
 
 
 def test_batch_norm_stays_apart_from_a_convolution_that_others_read() -> None:
-    graph = chain([2, 5, 5], ("Conv", [normal(4, 2, 1, 1)], {}, [4, 5, 5]), ("BatchNormalization", statistics(4), NORM, [4, 5, 5]))
+    graph = chain(
+        [2, 5, 5], ("Conv", [normal(4, 2, 1, 1)], {}, [4, 5, 5]), ("BatchNormalization", statistics(4), NORM, [4, 5, 5])
+    )
     total = variable("sum", ["batch", 4, 5, 5])
     graph.nodes.append(gs.Node("Add", "", {}, [graph.nodes[0].outputs[0], graph.outputs[0]], [total]))
     graph.outputs = [total]
@@ -88,7 +92,9 @@ def test_batch_norm_stays_apart_from_a_convolution_that_others_read() -> None:
 
 
 def test_batch_norm_never_changes_a_shared_weight() -> None:
-    graph = chain([2, 5, 5], ("Conv", [normal(2, 2, 1, 1)], {}, [2, 5, 5]), ("BatchNormalization", statistics(2), NORM, [2, 5, 5]))
+    graph = chain(
+        [2, 5, 5], ("Conv", [normal(2, 2, 1, 1)], {}, [2, 5, 5]), ("BatchNormalization", statistics(2), NORM, [2, 5, 5])
+    )
     last = variable("second", ["batch", 2, 5, 5])
     graph.nodes.append(gs.Node("Conv", "", {}, [graph.outputs[0], graph.nodes[0].inputs[1]], [last]))
     graph.outputs = [last]
@@ -112,7 +118,16 @@ def test_mean_over_positions_is_global_pooling(keep: int, target: str, op: str) 
     assert ops(before_and_after(graph, normal(2, 3, 4, 5), target)) == [op] + ["Flatten"] * (1 - keep)
 
 
-REDUCTIONS = ["ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"]
+REDUCTIONS = [
+    "ReduceMean",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceSumSquare",
+    "ReduceLogSumExp",
+]
 
 
 @pytest.mark.parametrize("op", REDUCTIONS)
@@ -177,7 +192,8 @@ def test_a_sum_that_widens_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "after", "op"), [([0, -1], [12], "Flatten"), ([0, 4, 3], [4, 3], "Reshape"), ([-1, 4, 1, 3], [4, 1, 3], "Reshape")]
+    ("shape", "after", "op"),
+    [([0, -1], [12], "Flatten"), ([0, 4, 3], [4, 3], "Reshape"), ([-1, 4, 1, 3], [4, 1, 3], "Reshape")],
 )
 def test_reshapes_keep_the_batch_by_minus_one(shape: list[int], after: list[int], op: str) -> None:
     model = before_and_after(chain([3, 4], ("Reshape", [np.array(shape)], {}, after)), normal(2, 3, 4))

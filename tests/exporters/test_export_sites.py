@@ -18,7 +18,9 @@ def hybrid(x: Array, mask: NDArray[np.bool_], coefficients: Array | None) -> NDA
     wide, poly = x.astype(np.float64), x.astype(np.float64)
     if coefficients is not None:
         rows = coefficients.shape[:-1]
-        columns = [coefficients[..., k].reshape(rows + (1,) * (mask.ndim - len(rows))) for k in range(coefficients.shape[-1])]
+        columns = [
+            coefficients[..., k].reshape(rows + (1,) * (mask.ndim - len(rows))) for k in range(coefficients.shape[-1])
+        ]
         poly = sum((c.astype(np.float64) * wide**k for k, c in enumerate(columns)), np.zeros_like(wide))
     return np.where(mask, np.maximum(wide, 0), poly)
 

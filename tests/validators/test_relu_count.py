@@ -110,7 +110,7 @@ def test_count_relus_needs_a_file(tmp_path: Path) -> None:
 # A random network: each layer maps h to g, both (N, C, 6, 6) or (N, n); counted below by running it.
 LAYERS = {
     "relu": "g = Relu(h)",
-    "max is no layer of the oracle": "g = Neg(h)",
+    "no comparison": "g = Neg(h)",
     "function": "g = evil.Hide(h)",
     "loop": """m@ = Constant<value_int = 2>() c@ = Constant<value_int = 1>() d@ = Cast<to = 9>(c@)
         g = Loop(m@, d@, h) <body = l@ (int64 i@, bool go@, float s@) => (bool stay@, float r@)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
+import requests  # what pooch itself downloads with
 
 from aurep.errors import AurepError
 
@@ -99,8 +100,7 @@ def _download(source: Source, data_dir: Path) -> None:
     _remove_stale(source, data_dir)
     work = Path(tempfile.mkdtemp(dir=data_dir, prefix=f".{source.folder}."))
     try:
-        fetch = pooch.HTTPDownloader(timeout=_TIMEOUT)
-        archive = Path(pooch.retrieve(source.url, source.checksum, fname="archive", path=work, downloader=fetch))
+        archive = Path(pooch.retrieve(source.url, source.checksum, fname="archive", path=work, downloader=_fetch))
         _unpack(archive, work / "unpacked")
         unpacked = work / "unpacked" / source.folder
         if not (unpacked / source.marker).is_file():
@@ -113,6 +113,14 @@ def _download(source: Source, data_dir: Path) -> None:
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _fetch(url: str, file: str, _pooch: object) -> None:
+    # pooch's own downloader leaves the connection open when an answer breaks off.
+    with requests.get(url, stream=True, timeout=_TIMEOUT) as answer, Path(file).open("wb") as stream:
+        answer.raise_for_status()
+        for chunk in answer.iter_content(1 << 20):
+            stream.write(chunk)
 
 
 def _remove_stale(source: Source, data_dir: Path) -> None:

@@ -5,8 +5,8 @@ Source: Cho et al., "Selective Network Linearization for Efficient Private Infer
     y = a relu(x) + (1 - a) p(x),    loss + lambda sum |a|,    a unconstrained, 1 at the start
 
 with p the identity (any degree on request). lambda is multiplied by `growth` after an epoch, from epoch `growth_from`
-on, in which the count of a > `threshold` made no new minimum. Once an epoch ends with that count within the budget B (or
-the search does), the masks become the B elements of largest a, and stay: exact, where thresholding would only come
+on, in which the count of a > `threshold` made no new minimum. Once an epoch ends with that count within the budget B
+(or the search does), the masks become the B elements of largest a, and stay: exact, where thresholding would only come
 close. What is left of the search trains the weights.
 """
 

@@ -70,8 +70,9 @@ class RunFolder:
 
 
 def portable(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict on the CPU, each tensor contiguous in its logical order (safetensors knows no other)."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    """A copy of the state dict on the CPU, each tensor contiguous in its logical order (safetensors knows no other)."""
+    state = model.state_dict()
+    return {k: v.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for k, v in state.items()}
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:

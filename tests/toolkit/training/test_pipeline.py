@@ -142,3 +142,13 @@ def test_folder_in_use_is_never_overwritten(tmp_path: Path, run_dir: Path) -> No
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(aurep.AurepError, match="in use"):
         aurep.train(tiny_config(), tmp_path)
+
+
+def test_final_model_is_the_best_epoch_on_the_validation_split(tmp_path: Path) -> None:
+    """A late epoch at a rate that ruins the weights must not be what the run ends with."""
+    config = tiny_config(baseline__epochs=4, baseline__warmup=0.9, baseline__lr=3.0, search__epochs=0, finetune__epochs=0)
+    result = aurep.train(config, tmp_path / "run")
+    with (tmp_path / "run/metrics.csv").open(newline="") as stream:
+        val = [float(row["val_accuracy"]) for row in csv.DictReader(stream)]
+    assert max(val) > val[-1]
+    assert result.teacher_val_accuracy == pytest.approx(max(val))

@@ -1,0 +1,58 @@
+"""`aurep export` on a run of the tiny recipe."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner
+from tiny import tiny_config
+
+from aurep.cli.export import TARGET_NAMES, command, export_run
+from aurep.exporters import TARGETS
+from aurep.metadata import Metadata
+from aurep.training import load_run, train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(tiny_config(baseline__epochs=1, search__epochs=1, finetune__epochs=1), folder)
+    return folder
+
+
+def test_the_command_offers_every_target() -> None:
+    assert tuple(TARGETS) == TARGET_NAMES
+
+
+def test_a_run_becomes_a_bundle(run: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(command, [str(run), "-o", str(tmp_path / "b"), "--no-validate"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith(f"wrote {tmp_path / 'b' / 'model.onnx'} (")
+    found = Metadata.from_props({p.key: p.value for p in onnx.load(tmp_path / "b" / "model.onnx").metadata_props})
+    loaded = load_run(run)
+    assert (found.relu_budget, found.checkpoint) == (loaded.relu_budget, loaded.checkpoint_sha256)
+    assert (found.input, found.classes, found.training) == (loaded.input_claim, loaded.classes, loaded.training)
+    assert found.relu_count == found.relu_budget
+
+
+def test_target_and_batch_are_passed_on(run: Path, tmp_path: Path) -> None:
+    arguments = [str(run), "-o", str(tmp_path / "m.onnx"), "--target", "crypten", "--batch", "4", "--no-validate"]
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    saved = onnx.load(tmp_path / "m.onnx")
+    assert saved.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
+    assert os.listdir(tmp_path) == ["m.onnx"]
+
+
+def test_exporting_twice_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
+    first, second = export_run(run, tmp_path / "a"), export_run(run, tmp_path / "b")
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("batch", ["0", "-1", "many", "²"])
+def test_a_wrong_batch_gets_a_sentence(batch: str, run: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(command, [str(run), "-o", str(tmp_path / "b"), "--batch", batch])
+    assert f"--batch {batch!r} is neither" in str(done.exception)

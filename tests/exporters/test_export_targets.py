@@ -1,0 +1,138 @@
+"""The rules of each target hold for what is written, and the linter finds what breaks them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from exporting import NET, Block, assert_scaled, classifier, example, initializers, ops, run, small_net
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from aurep import AurepError, prepare, relu_sites, set_mask
+from aurep.exporters import TARGETS, export, find_target
+from aurep.exporters.lint import lint
+from aurep.metadata import Metadata, graph_digest
+
+
+def load(file: Path) -> onnx.ModelProto:
+    return onnx.load(file)
+
+
+@pytest.mark.parametrize("target", ["spu", "crypten", "mask", "onnxruntime"])
+def test_every_form_of_a_network_is_the_eager_one(target: str, tmp_path: Path) -> None:
+    model = small_net()
+    file = export(model, example(1), tmp_path / "m.onnx", target, batch=3)
+    x = example(3, seed=5)
+    assert_scaled(run(file, x.numpy()), model(x).detach().numpy(), NET)
+    assert not load(file).functions
+
+
+def test_crypten_weights_are_initializers_and_the_rest_constants(tmp_path: Path) -> None:
+    saved = load(export(small_net(), example(), tmp_path / "m.onnx", "crypten"))
+    assert {a.dtype for a in initializers(saved).values()} == {np.dtype(np.float32)}
+    assert all(name.endswith((".weight", ".bias")) for name in initializers(saved))
+    constants = {node.name for node in saved.graph.node if node.op_type == "Constant"}
+    assert {"0.relu/c0", "0.relu/c1", "0.relu/c2", "0.relu/relu_index", "0.relu/select", "0.relu/shape"} <= constants
+    for node in saved.graph.node:
+        assert node.op_type != "Mul" or node.input[0] not in constants
+
+
+def test_crypten_coefficients_can_be_secret(tmp_path: Path) -> None:
+    saved = load(export(small_net(), example(), tmp_path / "m.onnx", "crypten", secret_coefficients=True))
+    assert {"0.relu/c0", "0.relu/c1", "0.relu/c2"} <= set(initializers(saved))
+    assert "0.relu/select" not in initializers(saved)
+
+
+def test_crypten_skeleton_is_the_same_graph_without_weights(tmp_path: Path) -> None:
+    file = export(small_net(), example(), tmp_path / "b", "crypten")
+    full, empty = load(file), load(file.with_name("skeleton.onnx"))
+    assert [n.SerializeToString() for n in full.graph.node] == [n.SerializeToString() for n in empty.graph.node]
+    assert {k: a.shape for k, a in initializers(full).items()} == {k: a.shape for k, a in initializers(empty).items()}
+    assert not any(a.any() for a in initializers(empty).values())
+    claim = Metadata.from_props({p.key: p.value for p in empty.metadata_props})
+    assert claim.graph_sha256 == graph_digest(empty)
+
+
+def test_helayers_takes_networks_of_polynomials_only(tmp_path: Path) -> None:
+    with pytest.raises(
+        AurepError, match="helayers cannot take this model: Relu node '0.relu/Relu' compares; search with"
+    ):
+        export(small_net(), example(), tmp_path / "m.onnx", "helayers")
+    saved = load(export(small_net(density=0.0), example(), tmp_path / "m.onnx", "helayers"))
+    assert set(ops(saved)) == {"Conv", "Mul", "Add", "AveragePool", "Flatten", "Gemm"}
+    pooled = prepare(classifier(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.MaxPool2d(2)).eval(), example())
+    set_mask(pooled, relu_sites(pooled)[0].name, torch.zeros(4, 6, 6))
+    with pytest.raises(AurepError, match="maxpool='avg'"):
+        export(pooled, example(), tmp_path / "m.onnx", "helayers")
+
+
+def test_comparisons_are_those_of_the_form(tmp_path: Path) -> None:
+    model = small_net()
+    counts = {}
+    for target in ("onnx", "mask", "onnxruntime"):
+        saved = load(export(model, example(), tmp_path / "m.onnx", target))
+        counts[target] = Metadata.from_props({p.key: p.value for p in saved.metadata_props}).comparisons
+    sites = relu_sites(model)
+    kept, total = sum(s.kept for s in sites), sum(s.elements for s in sites)
+    assert counts == {"onnx": {"Relu": kept}, "mask": {"Relu": total}, "onnxruntime": {"Max": total}}
+
+
+def test_secret_coefficients_change_no_shared_target() -> None:
+    assert find_target("crypten", secret_coefficients=True).coefficients == "initializer"
+    assert TARGETS["crypten"].coefficients == "constant"
+
+
+def test_an_operator_that_crypten_lacks_is_named(tmp_path: Path) -> None:
+    class Halves(nn.Module):
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            a, b = x.chunk(2, 1)
+            return (a * b).mean((2, 3))
+
+    with pytest.raises(AurepError, match="Split node 'Split_0' is an operator that crypten does not know"):
+        export(Halves(), example(), tmp_path / "m.onnx", "crypten")
+
+
+def constant(name: str, value: np.ndarray) -> onnx.NodeProto:
+    return helper.make_node("Constant", [], [name], name, value=numpy_helper.from_array(value, name))
+
+
+BROKEN = {
+    "reads one input twice": [helper.make_node("Mul", ["x", "x"], ["y"], "bad")],
+    "constant first": [constant("c", np.float32([2])), helper.make_node("Mul", ["c", "x"], ["y"], "bad")],
+    "joins a constant": [
+        constant("c", np.float32([[2]])),
+        helper.make_node("Concat", ["x", "c"], ["y"], "bad", axis=1),
+    ],
+    "asymmetric pads": [helper.make_node("AveragePool", ["x"], ["y"], "bad", kernel_shape=[2, 2], pads=[0, 0, 1, 1])],
+    "a 0 in its shape": [constant("s", np.array([0, -1])), helper.make_node("Reshape", ["x", "s"], ["y"], "bad")],
+    "2\\^24": [constant("i", np.array([2**24])), helper.make_node("Gather", ["x", "i"], ["y"], "bad", axis=1)],
+    "does not know": [helper.make_node("Identity", ["x"], ["y"], "bad")],
+    "custom operator": [helper.make_node("Thing", ["x"], ["y"], "bad", domain="com.example")],
+}
+
+
+@pytest.mark.parametrize("words", BROKEN)
+def test_each_rule_of_crypten_is_checked(words: str) -> None:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
+    model = helper.make_model(helper.make_graph(BROKEN[words], "g", ends[:1], ends[1:]))
+    with pytest.raises(AurepError, match=rf"target crypten cannot take this model: \w+ node 'bad' .*{words}"):
+        lint(model, TARGETS["crypten"])
+
+
+def test_encrypted_integers_are_refused() -> None:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
+    index = numpy_helper.from_array(np.array([1]), "index")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"], "r")], "g", ends[:1], ends[1:], [index])
+    with pytest.raises(AurepError, match="initializer 'index' is not float32"):
+        lint(helper.make_model(graph), TARGETS["crypten"])
+
+
+def test_pre_activation_networks_reach_every_target(tmp_path: Path) -> None:
+    model = prepare(classifier(Block(2, 4, 2, pre=True)).eval(), example())
+    for target in TARGETS:
+        if target != "helayers":
+            export(model, example(), tmp_path / f"{target}.onnx", target)

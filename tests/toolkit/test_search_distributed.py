@@ -1,0 +1,61 @@
+"""Two processes under torchrun see different images, and agree on every mask: each step and at the end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+_SCRIPT = """
+import sys
+import torch
+from pathlib import Path
+from torch import distributed as dist
+import aurep
+from aurep.search import POLICIES
+from aurep.surgery import hybrid_sites
+from aurep.training.config import parse_config
+from aurep.training.engine import Engine
+
+step = Engine._step
+
+def agreeing(self, phase, *rest):
+    found = step(self, phase, *rest)
+    if phase.policy:
+        for site in hybrid_sites(phase.model):
+            for mine in (site.mask.int(), site.alpha.detach().clone()):
+                low, high = mine.clone(), mine.clone()
+                dist.all_reduce(low, op=dist.ReduceOp.MIN)
+                dist.all_reduce(high, op=dist.ReduceOp.MAX)
+                assert torch.equal(low, high), (phase.policy, site.site)
+    return found
+
+Engine._step = agreeing
+folder = Path(sys.argv[1])
+recipe = (folder / "tiny.toml").read_text()
+aurep.train(parse_config(recipe, "test", ["search.epochs=0"]), folder / "teacher")
+for method in POLICIES:
+    overrides = [f"baseline.checkpoint='{folder / 'teacher'}'", f"search.method={method}"]
+    result = aurep.train(parse_config(recipe, "test", overrides), folder / method)
+    counts = [None, None]
+    dist.all_gather_object(counts, [site.kept for site in result.sites])
+    assert counts[0] == counts[1], method
+    assert method == "layerwise" or result.relu_count == 77, method
+"""
+
+
+def test_ranks_agree_on_masks(tmp_path: Path) -> None:
+    from test_search_resume import RECIPE
+
+    (tmp_path / "script.py").write_text(_SCRIPT)
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, str(tmp_path / "script.py"), str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]

@@ -1,0 +1,62 @@
+"""A search that SIGTERM stops within an epoch and that is resumed ends bit for bit as one that was not, by any method."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+import aurep
+from aurep.search import POLICIES
+from aurep.training.config import Config, parse_config
+from aurep.training.progress import Progress
+from aurep.training.signals import Stopped
+
+RECIPE = """
+model = {name = "resnet9", width = 4}
+data = {name = "digits", crop = 1, flip = false}
+train = {batch_size = 128, device = "cpu"}
+baseline = {epochs = 1}
+search = {epochs = 2, calibration = 128, budget = 77}
+finetune = {epochs = 0}
+"""
+OPTIONS = {
+    "autorep": "initial = 'saliency', scoring = 0.9",
+    "snl": "growth_from = 0, growth = 3.0, alpha_lr = 0.1",
+    "layerwise": "scoring = 0.9",
+}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "teacher"
+    aurep.train(parse_config(RECIPE, "test", ["search.epochs=0"]), out)
+    return out
+
+
+def config(method: str, teacher: Path) -> Config:
+    options = f"search.options={{{OPTIONS.get(method, '')}}}"
+    return parse_config(RECIPE, "test", [f"baseline.checkpoint='{teacher}'", f"search.method={method}", options])
+
+
+@pytest.mark.parametrize("method", list(POLICIES))
+def test_resumed_search_ends_as_an_uninterrupted_one(
+    method: str, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aurep.train(config(method, teacher), tmp_path / "whole")
+    step = Progress.step
+
+    def kill(self: Progress, phase: str, epoch: int, done: int, length: int) -> None:
+        step(self, phase, epoch, done, length)
+        if (phase, epoch, done) == ("search", 1, 5):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "step", kill)
+        with pytest.raises(Stopped):
+            aurep.train(config(method, teacher), tmp_path / "run")
+    aurep.train(config(method, teacher), tmp_path / "run", resume=True)
+    for name in ("model.safetensors", "last.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

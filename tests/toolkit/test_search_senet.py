@@ -1,0 +1,162 @@
+"""SENet: the layer budgets' law, the sensitivities, the masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from searching import SIZES, Search, batches, network
+from torch import nn
+
+import aurep
+from aurep.search.senet import Senet
+from aurep.search.sensitivity import layer_weights, magnitude_sensitivities
+from aurep.search.shares import water_fill
+from aurep.surgery import tap_activations
+
+# ResNet-18 for 32x32 with the stem's ReLU: capacities, and the published sensitivities.
+CAPACITIES = [65536] * 5 + [32768] * 4 + [16384] * 4 + [8192] * 4
+ETA = [0.0572, 0.1854, 0.2129, 0.2506, 0.2758, 0.3549, 0.4884, 0.5102, 0.5568]
+ETA += [0.6739, 0.8143, 0.8277, 0.8623, 0.9410, 0.9902, 0.9986, 1.0]
+
+
+def by_bisection(capacities: list[int], weights: list[float], budget: int) -> np.ndarray:
+    """min(c, k w) with k found by halving, independent of the order in which layers fill up."""
+    c, w = np.array(capacities, float), np.array(weights)
+    low, high = 0.0, float((c / w).max())
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.minimum(c, middle * w).sum() < budget else (low, middle)
+    return np.minimum(c, high * w)
+
+
+@pytest.mark.parametrize("budget", [100_000, 120_000, 150_000])
+def test_published_sensitivities_give_the_published_law(budget: int) -> None:
+    shares = water_fill(CAPACITIES, ETA, budget)
+    assert sum(shares) == budget
+    assert np.abs(np.array(shares) - by_bisection(CAPACITIES, ETA, budget)).max() < 1
+    assert shares[-4:] == ([8192] * 4 if budget > 100_000 else shares[-4:])
+
+
+layers = st.lists(st.tuples(st.integers(1, 60), st.floats(0.01, 5)), min_size=1, max_size=7)
+
+
+@settings(max_examples=200, deadline=None)
+@given(layers, st.floats(0, 1))
+def test_water_filling_by_brute_force(layers: list[tuple[int, float]], share: float) -> None:
+    capacities, weights = [c for c, _ in layers], [w for _, w in layers]
+    budget = round(share * sum(capacities))
+    found = water_fill(capacities, weights, budget)
+    exact = by_bisection(capacities, weights, budget)
+    assert sum(found) == budget
+    assert all(0 <= r <= c for r, c in zip(found, capacities, strict=True))
+    assert np.abs(np.array(found) - exact).max() < 1 + 1e-6
+
+
+def test_layers_of_weight_zero_fill_last() -> None:
+    assert water_fill([10, 10, 10], [0.0, 1.0, 0.0], 8) == [0, 8, 0]
+    assert water_fill([10, 10, 10], [0.0, 1.0, 0.0], 16) == [3, 10, 3]
+    assert water_fill([4, 4], [0.0, 0.0], 5) == [3, 2]
+
+
+@pytest.mark.parametrize(("weights", "budget", "message"), [([1, -1], 3, "not all >= 0"), ([1, 1], 21, "outside 0 to 20")])
+def test_impossible_shares_are_refused(weights: list[float], budget: int, message: str) -> None:
+    with pytest.raises(aurep.AurepError, match=message):
+        water_fill([10, 10], weights, budget)
+
+
+def test_sensitivity_is_one_minus_the_density_after_global_pruning() -> None:
+    groups = [[torch.tensor([5.0, -6.0, 0.1, 0.2])], [torch.tensor([[-7.0, 0.3]]), torch.tensor([0.4, 0.5])]]
+    assert magnitude_sensitivities(groups, 3 / 8) == [0.5, 0.75]
+
+
+def test_layer_weights_are_those_that_run_before_each_activation() -> None:
+    model = network()
+    tapped, taps = tap_activations(model, ("relu",), ["1", "3", "6"])
+    groups = layer_weights(tapped, taps)
+    assert [[w.data_ptr() for w in group] for group in groups] == [[model[k].weight.data_ptr()] for k in (0, 2, 5)]
+
+
+def test_activation_without_weights_needs_an_eta() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.ReLU())
+    with pytest.raises(aurep.AurepError, match=r"before activation 1.*search\.options\.eta"):
+        magnitude_sensitivities(layer_weights(*tap_activations(model, ("relu",), ["1", "2"])), 0.5)
+
+
+def test_tapped_network_computes_the_same_and_its_taps_see_every_activation() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = nn.ReLU(inplace=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(self.act(x - 1) - self.act(x + 1)) + x.relu()
+
+    model, seen = Odd(), []
+    x = torch.randn(4, 3)
+    tapped, taps = tap_activations(model, ("relu",), [])
+    for tap in taps:
+        tap.register_forward_hook(lambda _m, _i, y: seen.append(y))
+    assert torch.equal(tapped(x.clone()), model(x.clone()))
+    inner = (x - 1).relu(), (x + 1).relu()
+    for found, expected in zip(seen, [*inner, (inner[0] - inner[1]).relu(), x.relu()], strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_untraceable_network_is_tapped_by_its_modules() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.act(x) if x.sum() > 0 else self.act(-x)
+
+    model = Branching()
+    assert tap_activations(model, ("relu",), ["act"]) == (model, [model.act])
+
+
+def test_layers_keep_their_budgets_from_the_start() -> None:
+    eta = [0.1, 0.6, 1.0]
+    search = Search("senet", 40, 0, {"eta": eta})
+    expected = water_fill(SIZES, eta, 40)
+    assert search.counts() == expected
+    search.run(look=lambda: None)
+    assert search.counts() == expected
+
+
+def test_an_epoch_keeps_the_elements_that_differ_most_from_the_teacher() -> None:
+    search = Search("senet", 40, 0, {"stop_distance": 0.0, "eta": [0.5, 0.8, 0.3]})
+    sums = [np.zeros(site.shape) for site in search.sites]
+    outputs: list[torch.Tensor] = []
+    for site in search.sites:
+        site.register_forward_hook(lambda _m, _i, y: outputs.append(y.detach().double()))
+    for module in search.teacher.modules():
+        if isinstance(module, nn.Identity):
+            module.register_forward_hook(lambda _m, _i, y: outputs.append(y.double()))
+    for x, y in batches(3):
+        outputs.clear()
+        search.optimizer.zero_grad()
+        search.loss(x, y).backward()
+        search.optimizer.step()
+        search.policy.after_step(0.1)
+        for k in range(3):
+            sums[k] += (outputs[3 + k] - outputs[k]).abs().sum(0).numpy()
+    search.policy.after_epoch(0)
+    for site, total in zip(search.sites, sums, strict=True):
+        kept = site.mask.numpy()
+        assert total[kept].min() > total[~kept].max()
+
+
+def test_masks_freeze_once_they_hardly_change() -> None:
+    search = Search("senet", 40, 0, {"stop_distance": 1.0}, epochs=3)
+    policy = search.policy
+    assert isinstance(policy, Senet)
+    search.run(stop=3)
+    assert policy.frozen
+    assert search.hooks() == 0
+    masks = [site.mask.clone() for site in search.sites]
+    search.run(start=3)
+    assert all(torch.equal(site.mask, mask) for site, mask in zip(search.sites, masks, strict=True))

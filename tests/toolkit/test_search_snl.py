@@ -1,0 +1,124 @@
+"""SNL against its definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from searching import TOTAL, Search
+from tolerances import FLOAT64
+
+from aurep import HybridActivation
+from aurep.search.snl import Snl
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2])
+@pytest.mark.parametrize("per_element", [False, True], ids=["channel", "element"])
+def test_blend_is_a_relu_plus_the_rest(degree: int, per_element: bool) -> None:
+    draw = torch.Generator().manual_seed(degree)
+    site = HybridActivation((2, 3, 3), degree, "s", per_element).double()
+    site.alpha.data.copy_(torch.randn(2, 3, 3, generator=draw))
+    if site.coefficients is not None:
+        site.coefficients.data.copy_(torch.randn(site.coefficients.shape, generator=draw))
+    site.blend = True
+    x = torch.randn(4, 2, 3, 3, dtype=torch.float64, generator=draw)
+    a, z = site.alpha.detach().numpy(), x.numpy()
+    fallback = z
+    if site.coefficients is not None:
+        c = site.coefficients.detach().numpy()
+        c = c if per_element else c[:, None, None]
+        fallback = sum(c[..., k] * z**k for k in range(degree + 1))
+    expected = a * np.maximum(z, 0) + (1 - a) * fallback
+    np.testing.assert_allclose(site(x).detach().numpy(), expected, rtol=FLOAT64, atol=FLOAT64)
+
+
+def test_gradient_to_the_factor_is_the_true_one() -> None:
+    site = HybridActivation((2, 3), 2).double()
+    site.blend = True
+    x = torch.randn(3, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def call(alpha: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(site, {"alpha": alpha}, (x,))
+
+    assert torch.autograd.gradcheck(call, (torch.rand(2, 3, dtype=torch.float64, requires_grad=True),))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_blend_keeps_the_dtype(dtype: torch.dtype) -> None:
+    site = HybridActivation((2, 3))
+    site.blend = True
+    assert site(torch.randn(3, 2, 3).to(dtype)).dtype == dtype
+
+
+def test_blend_adds_no_state() -> None:
+    site = HybridActivation((2, 3))
+    names = set(site.state_dict())
+    site.blend = True
+    assert set(site.state_dict()) == names == {"mask", "alpha", "coefficients"}
+
+
+def test_factors_start_at_one_so_that_the_network_starts_as_the_teacher() -> None:
+    search = Search("snl", 10)
+    x = torch.randn(4, 1, 6, 6)
+    torch.testing.assert_close(search.student(x), search.teacher(x))
+
+
+def test_penalty_is_lambda_times_the_l1_norm() -> None:
+    search = Search("snl", 10, options={"penalty": 0.25})
+    draw = torch.Generator().manual_seed(0)
+    for site in search.sites:
+        site.alpha.data.copy_(torch.randn(site.shape, generator=draw))
+    penalty = search.policy.penalty()
+    assert penalty is not None
+    expected = 0.25 * sum(float(np.abs(site.alpha.detach().numpy()).sum()) for site in search.sites)
+    assert float(penalty) == pytest.approx(expected, rel=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(51, TOTAL), min_size=1, max_size=14), st.integers(0, 8))
+def test_lambda_grows_after_epochs_without_a_new_minimum(counts: list[int], growth_from: int) -> None:
+    policy = Search("snl", 50, options={"growth": 1.5, "growth_from": growth_from}).policy
+    assert isinstance(policy, Snl)
+    expected = 1e-5
+    for epoch, count in enumerate(counts):
+        set_count(policy, count)
+        policy.after_epoch(epoch)
+        if epoch >= growth_from and count >= min([TOTAL, *counts[:epoch]]):
+            expected *= 1.5
+        assert policy.strength == pytest.approx(expected)
+        assert not policy.settled
+
+
+def set_count(policy: Snl, count: int) -> None:
+    """`count` factors above the threshold, the others at it or far below."""
+    values = torch.where(torch.arange(TOTAL) < count, 0.011, 0.01)
+    values[-1] = 0.5 if count == TOTAL else -3.0
+    for site, part in zip(policy.sites, values.split([site.mask.numel() for site in policy.sites]), strict=True):
+        site.alpha.data.copy_(part.view(site.shape))
+    policy.after_step(0.5)
+
+
+def test_reaching_the_budget_freezes_the_masks_at_exactly_it() -> None:
+    """Fewer than B factors are above the threshold: the largest of the others fill up."""
+    search = Search("snl", 50)
+    policy = search.policy
+    assert isinstance(policy, Snl)
+    set_count(policy, 20)
+    policy.after_epoch(0)
+    assert policy.settled
+    assert sum(search.counts()) == 50
+    frozen = [site.mask.clone() for site in search.sites]
+    search.run()
+    assert policy.penalty() is None
+    assert all(torch.equal(site.mask, mask) for site, mask in zip(search.sites, frozen, strict=True))
+
+
+def test_binarisation_ranks_by_value_not_by_size() -> None:
+    search = Search("snl", 3)
+    for site in search.sites:
+        site.alpha.data.fill_(-5.0)
+    search.sites[1].alpha.data.view(-1)[:3] = torch.tensor([0.1, 0.2, 0.3])
+    search.policy.finish()
+    assert search.sites[1].mask.view(-1).nonzero().flatten().tolist() == [0, 1, 2]

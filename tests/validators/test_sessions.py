@@ -1,0 +1,84 @@
+"""Where a model runs is said truthfully, and fixed point is simulated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+import graphs
+from aurep.errors import AurepError
+from aurep.validators import validate
+from aurep.validators.fixed_point import FixedPoint, simulate
+from aurep.validators.session import Session
+
+NO_CUDA = ["CPUExecutionProvider"]
+
+
+def test_cuda_without_cuda_is_an_error(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: NO_CUDA)
+    with pytest.raises(AurepError, match="cuda"):
+        validate(bundle, provider="cuda")
+
+
+def test_a_silent_fallback_is_an_error(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime lists CUDA where its library is, device or not, and opens the session on the CPU."""
+
+    class Fallen(ort.InferenceSession):
+        def get_providers(self) -> list[str]:
+            return NO_CUDA
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", *NO_CUDA])
+    monkeypatch.setattr(
+        ort, "InferenceSession", lambda data, options, providers: Fallen(data, ort.SessionOptions(), NO_CUDA)
+    )
+    with pytest.raises(AurepError, match="fell back"):
+        validate(bundle, provider="cuda")
+    assert validate(bundle, provider="auto").provider == "cpu"
+
+
+def test_the_session_is_quiet(bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    validate(bundle, provider="cpu")
+    captured = capfd.readouterr()
+    assert captured.err == ""
+    assert captured.out == ""
+
+
+def test_an_unknown_provider_is_wrong_usage(bundle: Path) -> None:
+    with pytest.raises(AurepError, match="tpu"):
+        validate(bundle, provider="tpu")
+
+
+@pytest.mark.parametrize("text", ["64", "16:64", "64:32", "a:b", "64:0", "999:1"])
+def test_malformed_fixed_point(text: str) -> None:
+    with pytest.raises(AurepError, match="RING:FRACTION"):
+        FixedPoint.parse(text)
+
+
+@pytest.mark.parametrize(("text", "passes"), [("64:16", True), ("32:14", False), ("64:2", False)])
+def test_fixed_point_finds_overflow_and_coarse_rounding(text: str, passes: bool, bundle: Path) -> None:
+    """Values reach some tens: 64:16 leaves room, 32:14 leaves 2^3, and two fraction bits change classes."""
+    report = validate(bundle, fixed_point=text)
+    (check,) = [check for check in report.checks if check.name == "fixed-point"]
+    assert check.passed is passes, check
+
+
+def test_the_simulation_rounds_every_product(bundle: Path) -> None:
+    fraction = 3
+    simulated, probes = simulate(onnx.load(bundle / "model.onnx"), fraction)
+    inputs = np.round(np.random.default_rng(0).normal(size=(2, *graphs.SHAPE)) * 8).astype(np.float32) / 8
+    logits = Session(simulated, "cpu").run(inputs)
+    assert np.array_equal(logits * 2**fraction, np.round(logits * 2**fraction))
+    assert set(probes.values()) >= {"conv", "head", "act/Relu"}
+
+
+def test_targets_have_their_frameworks_defaults(tmp_path: Path) -> None:
+    made = graphs.hybrid(form="gather", batch="1")
+    inlined = onnx.inliner.inline_local_functions(made.model)
+    made = graphs.Hybrid(inlined, made.mask, made.coefficients)
+    report = validate(graphs.bundle(tmp_path / "b", graphs.hybrid(), graphs.claim(graphs.hybrid(), target="spu")))
+    assert "fixed-point" in [check.name for check in report.checks]
+    assert "act" in made.model.graph.node[1].name or made.model.graph.node
