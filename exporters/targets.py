@@ -22,13 +22,13 @@ class Target:
         opset: ONNX operator set of the file.
         ir_version: ONNX IR version of the file.
         functions: polynomials stay calls of `ai.aurep::Polynomial`; otherwise they are written out.
-        integers: where index and shape tensors live.
+        integers: where index and shape tensors live, and what else says what an operator does.
         coefficients: where polynomial coefficients live. CrypTen encrypts initializers and leaves Constants public.
         fixed_batch: the framework needs a static batch size.
         comparisons: a comparison may remain.
         global_pool: operator for the mean over all positions.
         operators: operators the framework knows; None: every operator of the opset.
-        strict: the extra rules of CrypTen's importer are checked (see `lint.py`).
+        strict: the extra rules of CrypTen's importer are checked (see `crypten.py`).
         skeleton: the bundle also gets `skeleton.onnx`, the graph with zero weights.
         note: what its user must know, a sentence.
         loading: lines of the card that load the file.
@@ -81,11 +81,12 @@ def operators(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
-# As CrypTen 0.4.1's importer resolves operator names, less those that it takes wrongly.
+# As CrypTen 0.4.1's importer resolves operator names, less those that it takes wrongly: Pad reads its pads in torch's
+# order, ReduceSum wants its axes as an attribute.
 _CRYPTEN_OPERATORS = operators(
     "Add Sub Mul Div Pow Sqrt Exp Erf Transpose Squeeze Unsqueeze Slice Expand Constant ConstantOfShape Flatten Concat "
     "Reshape Dropout Gather Gemm MatMul Conv Relu Clip Sigmoid Softmax LogSoftmax MaxPool AveragePool "
-    "GlobalAveragePool BatchNormalization Pad ReduceMean ReduceSum"
+    "GlobalAveragePool BatchNormalization ReduceMean"
 )
 _HELAYERS_OPERATORS = operators(
     "Add Sub Mul Pow Constant Flatten Reshape Gemm MatMul Conv AveragePool ReduceMean BatchNormalization"

@@ -95,7 +95,7 @@ def _clip(call: Call) -> int:
 
 
 def _window(call: Call) -> int:
-    elements = prod(call.attributes["kernel_shape"])
+    elements: int = prod(call.attributes["kernel_shape"])
     used = max(elements - 1, int(indices_used(call)))
     return used * call.leaving
 
@@ -180,8 +180,8 @@ Swish Erf Exp Log Sqrt Reciprocal Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Aco
 BitwiseAnd BitwiseOr BitwiseNot BitwiseXor Greater GreaterOrEqual Less LessOrEqual Equal IsInf IsNaN ReduceL2
 ReduceLogSum""")
 _TWO = _names("HardSigmoid HardSwish Shrink QuantizeLinear QLinearConv QLinearMatMul")
-_NORMS = _names("""InstanceNormalization LayerNormalization GroupNormalization RMSNormalization MeanVarianceNormalization LRN
-LpNormalization ReduceL1""")
+_NORMS = _names("""InstanceNormalization LayerNormalization GroupNormalization RMSNormalization
+MeanVarianceNormalization LRN LpNormalization ReduceL1""")
 
 _COSTS: dict[str, Callable[[Call], int]] = {
     **dict.fromkeys(_ONE, _each(1)),

@@ -1,8 +1,8 @@
 """Does the network survive fixed point? MPC frameworks hold numbers as integers of a ring, with f fraction bits.
 
-Simulated in fp32: weights and every intermediate value are rounded to multiples of 2^-f. A product has 2f fraction bits
-before it is truncated, so in a ring of l bits |value| must stay below 2^(l - 1 - 2f), or it wraps around to garbage.
-fp32 holds 24 bits: above 2^(24 - f) its own rounding exceeds that of the fixed point, and the simulation is pessimistic.
+Simulated in fp32: weights and every intermediate value are rounded to multiples of 2^-f. A product has 2f fraction
+bits before it is truncated, so in a ring of l bits |value| must stay below 2^(l - 1 - 2f), or it wraps around. fp32
+holds 24 bits: above 2^(24 - f) its own rounding exceeds that of the fixed point, and the simulation is pessimistic.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def simulate(model: onnx.ModelProto, fraction: int) -> tuple[onnx.ModelProto, di
         if tensor.data_type == TensorProto.FLOAT:
             tensor.CopyFrom(numpy_helper.from_array(_rounded(numpy_helper.to_array(tensor), fraction), tensor.name))
     up, down = "fixed-point/up", "fixed-point/down"
-    graph.initializer.append(numpy_helper.from_array(np.float32(2.0**fraction), up))
-    graph.initializer.append(numpy_helper.from_array(np.float32(2.0**-fraction), down))
+    graph.initializer.append(numpy_helper.from_array(np.array(2.0**fraction, np.float32), up))
+    graph.initializer.append(numpy_helper.from_array(np.array(2.0**-fraction, np.float32), down))
     nodes, probes = [], {}
     for node in list(graph.node):
         nodes.append(node)

@@ -63,13 +63,13 @@ def _inspect_run(folder: Path) -> Inspection:
         if not isinstance(facts, dict):
             raise TypeError
         sites = tuple({key: site[key] for key in ("name", "elements", "kept", "degree")} for site in facts["sites"])
-        totals = [int(facts[key]) for key in ("relu_count", "relu_total", "relu_budget")]
+        kept, total, budget = (int(facts[key]) for key in ("relu_count", "relu_total", "relu_budget"))
         squared = sum(int(row["elements"]) - int(row["kept"]) for row in sites if row["degree"] == 2)
     except (KeyError, TypeError, ValueError):
         raise AurepError(
             f"{folder / 'budget.json'} lists no ReLU counts; give a run folder of `aurep train`."
         ) from None
-    return Inspection(str(folder), *totals, sites, squared)
+    return Inspection(str(folder), kept, total, budget, sites, squared)
 
 
 def _inspect_model(path: Path) -> Inspection:

@@ -34,9 +34,9 @@ def check_localise(
         if name not in expected:
             continue
         scale = float(np.abs(expected[name]).max(initial=0)) or 1.0
-        error = float(np.abs(values - expected[name]).max(initial=0)) / scale
-        if not error <= PARITY_SCALED:
-            hint = f"Site {name} is the first that differs from {against}: scaled error {error:.1e}."
+        scaled = float(np.abs(values - expected[name]).max(initial=0)) / scale
+        if not scaled <= PARITY_SCALED:
+            hint = f"Site {name} is the first that differs from {against}: scaled error {scaled:.1e}."
             return Check("localise", name, None, False, hint)
     hint = f"Every site agrees with {against}; the difference arises after the last one"
     hint += "." if run is not None else ", or between the graph and the eager model: give --run to compare with that."

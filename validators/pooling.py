@@ -2,8 +2,8 @@
 
 A tensor is *uniform* where every spatial position holds the same function of a shifted input image, as convolutions
 leave it. Pooling neighbours of a uniform tensor compares like with like. Whatever sets other values beside an element
-(a concatenation, a transposed convolution's zeros, padding beyond a kernel's reach, a reshape of channels into space) ends
-uniformity, and pooling what comes of it counts as ReLU-like.
+(a concatenation, a transposed convolution's zeros, padding beyond a kernel's reach, a reshape of channels into space)
+ends uniformity, and pooling what comes of it counts as ReLU-like.
 """
 
 from __future__ import annotations

@@ -158,7 +158,8 @@ def _expected_bytes(tensor: onnx.TensorProto, file: Path) -> int:
         )
     except (KeyError, TypeError):
         raise AurepError(f"{file}: tensor {tensor.name!r} is of an unknown data type; export again.") from None
-    return -(-prod(tensor.dims) * bits // 8)
+    size: int = -(-prod(tensor.dims) * bits // 8)
+    return size
 
 
 _FOUR_BITS = {onnx.TensorProto.UINT4, onnx.TensorProto.INT4, onnx.TensorProto.FLOAT4E2M1}

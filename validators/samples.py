@@ -34,7 +34,7 @@ def read_samples(bundle: Path) -> Samples | None:
     if not file.exists():
         return None
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays: dict[str, NDArray[Any]] = {name: stored[name] for name in ("inputs", "logits", "labels")}
     except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise AurepError(f"{file} is no samples file ({error}); export the model again.") from None

@@ -38,12 +38,14 @@ def check_sites(recovered: Mapping[str, RecoveredSite], metadata: Metadata, run:
     outside = sum(int(site.mask.sum()) for name, site in recovered.items() if name not in claimed)
     spare = metadata.relu_count - sum(claim.kept for claim in metadata.sites)
     right, all_sites = len(metadata.sites) - len(problems), len(metadata.sites)
-    if outside > spare:
-        problems.append(f"{outside:,} ReLU elements lie outside the claimed sites, {spare:,} are claimed there.")
+    if outside > max(spare, 0):
+        problems.append(
+            f"{outside:,} ReLU elements lie outside the claimed sites, {max(spare, 0):,} are claimed there."
+        )
     against = "the checkpoint" if tensors is not None else "the claimed digests"
     hint = " ".join(problems[:5])
     if not problems and unseen:
-        hint = f"Coefficients that only kept elements had are not in the graph ({unseen} of {all_sites} sites): nothing uses them."
+        hint = f"Coefficients that nothing uses are not in the graph ({unseen} of {all_sites} sites)."
     measured = f"{max(right, 0)} of {all_sites} sites equal {against}"
     return Check("sites", measured, f"all {all_sites}", not problems, hint)
 

@@ -11,7 +11,7 @@ from onnx import shape_inference
 from aurep.errors import AurepError
 from aurep.metadata import Metadata, graph_digest
 from aurep.validators.facts import describe
-from aurep.validators.infer import STANDARD, type_fact
+from aurep.validators.infer import STANDARD
 from aurep.validators.reading import Artefact, graphs_of, read_json
 from aurep.validators.relu_count import ReluCount, model_inputs
 from aurep.validators.report import Check
@@ -110,9 +110,10 @@ def _claims(artefact: Artefact, budget_given: bool) -> Iterator[str]:
     dims = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim][1:] if len(inputs) == 1 else None
     if dims != list(metadata.input.shape):
         yield f"The graph takes inputs of shape {dims} but {list(metadata.input.shape)} is claimed; export again."
-    last = type_fact(artefact.model.graph.output[0].type) if artefact.model.graph.output else None
-    if metadata.classes and last is not None and last.shape and last.shape[-1] != len(metadata.classes):
-        yield f"The graph gives {last.shape[-1]} outputs but {len(metadata.classes)} classes are claimed; export again."
+    outputs = artefact.model.graph.output[0].type.tensor_type.shape.dim
+    width = outputs[-1].dim_value if outputs else 0
+    if metadata.classes and width != len(metadata.classes):
+        yield f"The graph gives {width} outputs but {len(metadata.classes)} classes are claimed; export again."
     outside = metadata.relu_count - sum(site.kept for site in metadata.sites)  # ReLUs of no site, all of them kept
     if outside < 0 or outside != metadata.relu_total - sum(site.elements for site in metadata.sites):
         yield (

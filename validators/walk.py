@@ -58,6 +58,11 @@ class Walk:
     def run(self, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
         """Facts of every tensor of the main graph. Raises UncountableError."""
         self._functions = {(f.domain, f.name, f.overload): f for f in self.model.functions}
+        imports = ["" if entry.domain in STANDARD else entry.domain for entry in self.model.opset_import]
+        if len(self._functions) < len(self.model.functions) or len(set(imports)) < len(imports):
+            raise UncountableError(
+                "the file defines a function or imports an opset twice, so which one runs is unknown; export it again."
+            )
         for function in self.model.functions:
             if not function.domain or function.domain.startswith(RESERVED):
                 raise UncountableError(

@@ -1,42 +1,50 @@
 """Where constants live: initializers, or Constant nodes where the target wants public values.
 
-CrypTen encrypts every initializer and cannot encrypt integers, so indices, shapes and, unless they are to be secret,
-polynomial coefficients become Constant nodes. Weights always stay initializers.
+CrypTen encrypts every initializer and cannot encrypt integers, so these become Constant nodes there:
+
+1. indices, shapes, axes: whatever is no float;   2. the bounds of Clip and the exponent of Pow;
+3. polynomial coefficients, unless they are to be secret.
+
+Weights always stay initializers. Every use gets a node of its own: CrypTen cannot read one constant twice in a node.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from aurep.exporters.targets import Target
+from aurep.exporters.targets import Place, Target
 
 _COEFFICIENT = re.compile(r".*/c[012]$")  # as `polynomial.add_polynomial` names them; module paths hold no slash
+_PARAMETERS = {"Clip": (1, 2), "Pow": (1,)}  # float inputs that say what an operator does
 
 
 def place_constants(graph: gs.Graph, target: Target) -> None:
+    taken = set(graph.tensors())
     for node in list(graph.nodes):
-        for tensor in list(node.inputs):
-            if isinstance(tensor, gs.Constant) and _place(tensor, target) == "constant":
-                _make_node(graph, tensor)
+        for slot, tensor in enumerate(list(node.inputs)):
+            if isinstance(tensor, gs.Constant) and _place(node, slot, tensor, target) == "constant":
+                _make_node(graph, node, slot, taken)
 
 
-def _place(tensor: gs.Constant, target: Target) -> str:
-    if not np.issubdtype(tensor.dtype, np.floating):
+def _place(node: gs.Node, slot: int, tensor: gs.Constant, target: Target) -> Place:
+    if not np.issubdtype(tensor.dtype, np.floating) or slot in _PARAMETERS.get(node.op, ()):
         return target.integers
     return target.coefficients if _COEFFICIENT.match(tensor.name) else "initializer"
 
 
-def _make_node(graph: gs.Graph, tensor: gs.Constant) -> None:
-    """Put a Constant node before the first node that reads `tensor`."""
-    value = gs.Constant(tensor.name, np.asarray(tensor.values))
-    result = gs.Variable(tensor.name, dtype=value.dtype, shape=value.shape)
-    readers = [node for node in graph.nodes if any(slot is tensor for slot in node.inputs)]
-    first = next(i for i, node in enumerate(graph.nodes) if node is readers[0])
-    for reader in readers:
-        for slot, given in enumerate(reader.inputs):
-            if given is tensor:
-                reader.inputs[slot] = result
-    graph.nodes.insert(first, gs.Node("Constant", tensor.name, attrs={"value": value}, outputs=[result]))
+def _make_node(graph: gs.Graph, reader: gs.Node, slot: int, taken: set[str]) -> None:
+    """Put a Constant node before `reader` for its input `slot`."""
+    tensor = reader.inputs[slot]
+    shared = len(tensor.outputs) > 1
+    names = (f"{tensor.name}:{number}" for number in itertools.count(1))
+    name = next(name for name in names if name not in taken) if shared else tensor.name
+    taken.add(name)
+    value = gs.Constant(name, np.asarray(tensor.values))
+    result = gs.Variable(name, dtype=value.dtype, shape=value.shape)
+    reader.inputs[slot] = result
+    at = next(i for i, node in enumerate(graph.nodes) if node is reader)
+    graph.nodes.insert(at, gs.Node("Constant", name, attrs={"value": value}, outputs=[result]))

@@ -14,6 +14,7 @@ from aurep.cli.export import TARGET_NAMES, command, export_run
 from aurep.exporters import TARGETS
 from aurep.metadata import Metadata
 from aurep.training import load_run, train
+from aurep.validators.report import Check, Report
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,23 @@ def test_target_and_batch_are_passed_on(run: Path, tmp_path: Path) -> None:
 def test_exporting_twice_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
     first, second = export_run(run, tmp_path / "a"), export_run(run, tmp_path / "b")
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_bundle_is_validated_against_the_run(run: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(command, [str(run), "-o", str(tmp_path / "b")])
+    lines = done.output.splitlines()[1:]
+    assert done.exit_code == 0, done.output
+    assert {line.split(":")[0] for line in lines} >= {"✓ structure", "✓ relu-count", "✓ sites", "✓ parity"}
+
+
+def test_a_failed_check_shows_its_hint_and_exits_with_one(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = Report("m.onnx", "0", (Check("parity", 0.5, 1e-4, False, "the logits differ; export again."),))
+    monkeypatch.setattr("aurep.validators.validate", lambda *_, **__: report, raising=False)
+    done = CliRunner().invoke(command, [str(run), "-o", str(tmp_path / "b")])
+    assert done.exit_code == 1
+    assert "✗ parity: 0.5 (allowed: 0.0001)\n    the logits differ; export again.\n" in done.output
 
 
 @pytest.mark.parametrize("batch", ["0", "-1", "many", "²"])

@@ -47,6 +47,18 @@ def test_crypten_coefficients_can_be_secret(tmp_path: Path) -> None:
     assert "0.relu/select" not in initializers(saved)
 
 
+def test_crypten_reads_every_constant_once(tmp_path: Path) -> None:
+    class Clipped(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x[:, :1, :1].clamp(0, 1) * x[:, 1:2, 1:2].clamp(0, 1) ** 2).mean((2, 3))
+
+    file = export(Clipped(), example(), tmp_path / "m.onnx", "crypten", batch=2)
+    assert not initializers(load(file))
+    inputs = [name for node in load(file).graph.node for name in node.input if name != "input"]
+    assert len(inputs) == len(set(inputs))
+    assert_scaled(run(file, example().numpy()), Clipped()(example()).numpy(), NET)
+
+
 def test_crypten_skeleton_is_the_same_graph_without_weights(tmp_path: Path) -> None:
     file = export(small_net(), example(), tmp_path / "b", "crypten")
     full, empty = load(file), load(file.with_name("skeleton.onnx"))
@@ -59,7 +71,7 @@ def test_crypten_skeleton_is_the_same_graph_without_weights(tmp_path: Path) -> N
 
 def test_helayers_takes_networks_of_polynomials_only(tmp_path: Path) -> None:
     with pytest.raises(
-        AurepError, match="helayers cannot take this model: Relu node '0.relu/Relu' compares; search with"
+        AurepError, match=r"helayers cannot take this model: Relu node '0\.relu/Relu' compares; search with"
     ):
         export(small_net(), example(), tmp_path / "m.onnx", "helayers")
     saved = load(export(small_net(density=0.0), example(), tmp_path / "m.onnx", "helayers"))
@@ -100,25 +112,38 @@ def constant(name: str, value: np.ndarray) -> onnx.NodeProto:
     return helper.make_node("Constant", [], [name], name, value=numpy_helper.from_array(value, name))
 
 
-BROKEN = {
-    "reads one input twice": [helper.make_node("Mul", ["x", "x"], ["y"], "bad")],
-    "constant first": [constant("c", np.float32([2])), helper.make_node("Mul", ["c", "x"], ["y"], "bad")],
-    "joins a constant": [
-        constant("c", np.float32([[2]])),
-        helper.make_node("Concat", ["x", "c"], ["y"], "bad", axis=1),
-    ],
-    "asymmetric pads": [helper.make_node("AveragePool", ["x"], ["y"], "bad", kernel_shape=[2, 2], pads=[0, 0, 1, 1])],
-    "a 0 in its shape": [constant("s", np.array([0, -1])), helper.make_node("Reshape", ["x", "s"], ["y"], "bad")],
-    "2\\^24": [constant("i", np.array([2**24])), helper.make_node("Gather", ["x", "i"], ["y"], "bad", axis=1)],
-    "does not know": [helper.make_node("Identity", ["x"], ["y"], "bad")],
-    "custom operator": [helper.make_node("Thing", ["x"], ["y"], "bad", domain="com.example")],
-}
+def node(op: str, *inputs: str, **attributes: object) -> onnx.NodeProto:
+    return helper.make_node(op, list(inputs), ["y"], "bad", **attributes)
 
 
-@pytest.mark.parametrize("words", BROKEN)
-def test_each_rule_of_crypten_is_checked(words: str) -> None:
+def window(op: str, **attributes: object) -> onnx.NodeProto:
+    return node(op, *("xw" if op == "Conv" else "x"), **{"kernel_shape": [2, 2], "strides": [1, 1], **attributes})
+
+
+BROKEN = [
+    ("reads one input twice", [node("Mul", "x", "x")]),
+    ("constant first", [constant("c", np.float32([2])), node("Mul", "c", "x")]),
+    ("joins a constant", [constant("c", np.float32([[2]])), node("Concat", "x", "c", axis=1)]),
+    ("uneven pads", [window("Conv", pads=[0, 0, 1, 1])]),
+    ("uneven pads", [window("Conv", pads=[0, 1, 0, 1])]),
+    ("uneven pads", [window("AveragePool", kernel_shape=[1, 2])]),
+    ("uneven pads", [window("MaxPool", strides=[1, 2])]),
+    ("is dilated", [window("MaxPool", dilations=[2, 2])]),
+    ("leaves its padding out", [window("AveragePool", pads=[1, 1, 1, 1])]),
+    ("a 0 in its shape", [constant("s", np.array([0, -1])), node("Reshape", "x", "s")]),
+    (r"2\^24", [constant("i", np.array([2**24])), node("Gather", "x", "i", axis=1)]),
+    ("open or stepped", [constant("s", np.array([0])), constant("e", np.array([-1])), node("Slice", "x", "s", "e")]),
+    ("constant bound", [constant("low", np.float32(0)), node("Clip", "x", "low")]),
+    ("does not know", [node("Identity", "x")]),
+    ("does not know", [node("Pad", "x", "p")]),
+    ("custom operator", [node("Thing", "x", domain="com.example")]),
+]
+
+
+@pytest.mark.parametrize(("words", "nodes"), BROKEN)
+def test_each_rule_of_crypten_is_checked(words: str, nodes: list[onnx.NodeProto]) -> None:
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
-    model = helper.make_model(helper.make_graph(BROKEN[words], "g", ends[:1], ends[1:]))
+    model = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:]))
     with pytest.raises(AurepError, match=rf"target crypten cannot take this model: \w+ node 'bad' .*{words}"):
         lint(model, TARGETS["crypten"])
 

@@ -1,4 +1,4 @@
-"""A search that SIGTERM stops within an epoch and that is resumed ends bit for bit as one that was not, by any method."""
+"""A search by any method that SIGTERM stops within an epoch, once resumed, ends bit for bit as one left alone."""
 
 from __future__ import annotations
 

@@ -19,7 +19,10 @@ def definition(search: Search, x: Tensor, y: Tensor) -> list[np.ndarray]:
     sums = [np.zeros(site.shape) for site in search.sites]
     for image, label in zip(x, y, strict=True):
         seen: list[tuple[Tensor, Tensor]] = []
-        hooks = [site.register_forward_hook(lambda _, args, out: seen.append((args[0], out))) for site in search.sites]
+        hooks = [
+            site.register_forward_hook(lambda _, args, out, seen=seen: seen.append((args[0], out)))
+            for site in search.sites
+        ]
         loss = F.cross_entropy(search.student(image[None]), label[None])
         gradients = torch.autograd.grad(loss, [out for _, out in seen])
         for hook in hooks:

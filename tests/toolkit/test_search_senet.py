@@ -61,7 +61,9 @@ def test_layers_of_weight_zero_fill_last() -> None:
     assert water_fill([4, 4], [0.0, 0.0], 5) == [3, 2]
 
 
-@pytest.mark.parametrize(("weights", "budget", "message"), [([1, -1], 3, "not all >= 0"), ([1, 1], 21, "outside 0 to 20")])
+@pytest.mark.parametrize(
+    ("weights", "budget", "message"), [([1, -1], 3, "not all >= 0"), ([1, 1], 21, "outside 0 to 20")]
+)
 def test_impossible_shares_are_refused(weights: list[float], budget: int, message: str) -> None:
     with pytest.raises(aurep.AurepError, match=message):
         water_fill([10, 10], weights, budget)

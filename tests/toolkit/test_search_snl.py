@@ -73,7 +73,7 @@ def test_penalty_is_lambda_times_the_l1_norm() -> None:
     penalty = search.policy.penalty()
     assert penalty is not None
     expected = 0.25 * sum(float(np.abs(site.alpha.detach().numpy()).sum()) for site in search.sites)
-    assert float(penalty) == pytest.approx(expected, rel=1e-5)
+    assert float(penalty.detach()) == pytest.approx(expected, rel=1e-5)
 
 
 @settings(max_examples=40, deadline=None)

@@ -10,6 +10,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+
 from aurep.metadata import (
     InputClaim,
     Metadata,
@@ -19,9 +23,6 @@ from aurep.metadata import (
     graph_digest,
     mask_digest,
 )
-from numpy.typing import NDArray
-from onnx import numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 HEADER = '<ir_version: 8, opset_import: ["" : {opset}, "ai.aurep" : 1, "evil" : 1, "two" : 1]>\n'
 SHAPE = (4, 6, 6)
@@ -68,7 +69,7 @@ def add_initializers(model: onnx.ModelProto, **arrays: NDArray[Any]) -> onnx.Mod
 
 @dataclass
 class Hybrid:
-    """conv -> site `act` -> linear, with what its site was made of: `mask` (4, 6, 6), `coefficients` (4, 3) ascending."""
+    """conv -> site `act` -> linear, and the site's `mask` (4, 6, 6) and `coefficients` (4, 3), ascending."""
 
     model: onnx.ModelProto
     mask: NDArray[np.bool_]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from unittest import mock
 
+import graphs
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +14,6 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.ops.op_relu import Relu
 
-import graphs
 from aurep.errors import AurepError
 from aurep.validators import UncountableError, count_relus
 from aurep.validators.recovery import pointwise_sites
@@ -71,9 +71,14 @@ def test_constants_cost_nothing() -> None:
 
 @pytest.mark.parametrize(
     "lines",
-    ["s = Mul(x, x) y = Add(s, x)", "k = Constant<value_float = 2.0>() y = Pow(x, k)", "y = Cast<to = 1>(x)"]
-    + ["k = Constant<value_float = 2.0>() y = Div(x, k)", "h = Shape(x) f = Flatten(x) y = Reshape(f, h)"]
-    + ["c = Constant<value_ints = [1]>() d = Cast<to = 9>(c) z = Neg(x) y = Where(d, x, z)"],
+    [
+        "s = Mul(x, x) y = Add(s, x)",
+        "k = Constant<value_float = 2.0>() y = Pow(x, k)",
+        "y = Cast<to = 1>(x)",
+        "k = Constant<value_float = 2.0>() y = Div(x, k)",
+        "h = Shape(x) f = Flatten(x) y = Reshape(f, h)",
+        "c = Constant<value_ints = [1]>() d = Cast<to = 9>(c) z = Neg(x) y = Where(d, x, z)",
+    ],
 )
 def test_polynomials_and_shapes_are_free(lines: str) -> None:
     assert count(graphs.body(lines)).total == 0

@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import graphs
 import pytest
 from click.testing import CliRunner
 
-import graphs
 from aurep.cli.inspect import command as inspect_command
 from aurep.cli.validate import command as validate_command
 from aurep.errors import AurepError

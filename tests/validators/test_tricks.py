@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
+import graphs
 import numpy as np
 import onnx
 import pytest
-
-import graphs
 import tricks
+
 from aurep.validators import UncountableError, count_relus, validate
 from aurep.validators.relu_count import count
 
@@ -23,10 +24,8 @@ GRAPHS = {
 def test_a_disguised_relu_is_counted_or_refused(name: str, tmp_path: Path) -> None:
     build, text = GRAPHS[name]
     file = graphs.save(build(text), tmp_path / "trick.onnx")
-    try:
+    with suppress(UncountableError):
         assert count_relus(file).total >= tricks.ELEMENTS
-    except UncountableError as error:
-        assert str(error).endswith(".")
     report = validate(file, budget=tricks.ELEMENTS - 1)
     assert "relu-count" in [check.name for check in report.checks if not check.passed]
 
@@ -104,6 +103,24 @@ def test_nested_functions_without_end_are_refused_quickly() -> None:
 def test_a_tensor_defined_twice_is_refused() -> None:
     model = graphs.body("h = Neg(x) y = Relu(h)")
     model.graph.node.insert(1, onnx.helper.make_node("Abs", ["x"], ["h"]))
+    with pytest.raises(UncountableError, match="twice"):
+        count(model)
+
+
+def test_a_function_defined_twice_is_refused() -> None:
+    """Which body runs would be the runtime's choice."""
+    text = """g (float[N, 4, 6, 6] x) => (float[N, 4, 6, 6] y) { y = evil.F(x) }
+    <domain: "evil", opset_import: ["" : 17]> F (a) => (b) { b = Relu(a) }"""
+    model = graphs.parse(text)
+    model.functions.add().CopyFrom(model.functions[0])
+    model.functions[1].node[0].op_type = "Neg"
+    with pytest.raises(UncountableError, match="twice"):
+        count(model)
+
+
+def test_two_versions_of_the_standard_operators_are_refused() -> None:
+    model = graphs.body("y = Neg(x)")
+    model.opset_import.add(domain="ai.onnx", version=9)
     with pytest.raises(UncountableError, match="twice"):
         count(model)
 

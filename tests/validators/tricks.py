@@ -50,7 +50,8 @@ BODIES = {
     "reciprocal": "y = Reciprocal(x)",
     "quantise": "s = Constant<value_float = 0.1>() q = QuantizeLinear(x, s) y = DequantizeLinear(q, s)",
     "max over a stack": """k = Constant<value_float = 0.0>() z = Mul(x, k) a = Constant<value_ints = [4]>()
-        u = Unsqueeze(x, a) v = Unsqueeze(z, a) w = Concat<axis = 4>(u, v) y = ReduceMax<axes = [4], keepdims = 0>(w)""",
+        u = Unsqueeze(x, a) v = Unsqueeze(z, a) w = Concat<axis = 4>(u, v)
+        y = ReduceMax<axes = [4], keepdims = 0>(w)""",
     "scatter with max": """i = Constant<value_ints = [0]>() u = Identity(x) z = Shape(x) s = ConstantOfShape(z)
         j = Cast<to = 7>(s) y = ScatterElements<axis = 1, reduction = "max">(x, j, u)""",
     "high power": "k = Constant<value_float = 64.0>() y = Pow(x, k)",
@@ -70,14 +71,16 @@ BODIES = {
     "pool across channels": """w = DepthToSpace<blocksize = 2>(x) p = MaxPool<kernel_shape = [2, 2]>(w) y = Identity(x)
         q = MaxPool<kernel_shape = [2, 2], pads = [1, 1, 1, 1]>(w)""",
     "pool indices": "p, i = MaxPool<kernel_shape = [2, 1], pads = [1, 0, 0, 0]>(x) y = Identity(p)",
-    "top k": """k = Constant<value_float = 0.0>() z = Mul(x, k) a = Constant<value_ints = [4]>() n = Constant<value_ints = [1]>()
-        u = Unsqueeze(x, a) v = Unsqueeze(z, a) w = Concat<axis = 4>(u, v) t, i = TopK(w, n) y = Squeeze(t, a)""",
+    "top k": """k = Constant<value_float = 0.0>() z = Mul(x, k) a = Constant<value_ints = [4]>()
+        n = Constant<value_ints = [1]>() u = Unsqueeze(x, a) v = Unsqueeze(z, a) w = Concat<axis = 4>(u, v)
+        t, i = TopK(w, n) y = Squeeze(t, a)""",
     "arg max": """k = Constant<value_float = 0.0>() z = Mul(x, k) a = Constant<value_ints = [4]>()
         u = Unsqueeze(z, a) v = Unsqueeze(x, a) w = Concat<axis = 4>(u, v) i = ArgMax<axis = 4, keepdims = 0>(w)
         m = Cast<to = 1>(i) y = Mul(x, m)""",
     "softmax": """k = Constant<value_float = 0.0>() z = Mul(x, k) a = Constant<value_ints = [4]>()
         u = Unsqueeze(z, a) v = Unsqueeze(x, a) w = Concat<axis = 4>(u, v) y4 = Softmax<axis = 4>(w) y = Identity(x)""",
-    "normalise pairs": "s = Constant<value_float = 1.0>() b = Constant<value_float = 0.0>() y = LayerNormalization<axis = -1>(x, s, b)",
+    "normalise pairs": """s = Constant<value_float = 1.0>() b = Constant<value_float = 0.0>()
+        y = LayerNormalization<axis = -1>(x, s, b)""",
     "if": """c = Constant<value_ints = [0]>() d = Cast<to = 9>(c)
         y = If (d) <then_branch = t () => (float[N, 4, 6, 6] a) { a = Identity(x) },
                     else_branch = e () => (float[N, 4, 6, 6] b) { b = Relu(x) }>""",

@@ -31,6 +31,7 @@ import click
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     path: Path,
     json_file: str | None,
     junit_file: str | None,

@@ -68,7 +68,8 @@ class AutoRep(Policy):
         if self.options.schedule != "penalty":
             return None
         kept = torch.stack([_straight_through(site).sum() for site in self.sites]).sum()
-        return self.options.penalty * F.relu(kept - self.budget) / self.total
+        strength: float = self.options.penalty
+        return strength * F.relu(kept - self.budget) / self.total
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
@@ -92,7 +93,7 @@ class AutoRep(Policy):
         flat = torch.cat([score.flatten() for score in scores.values])
         ranks = torch.empty_like(flat)
         ranks[torch.argsort(flat, stable=True)] = torch.arange(self.total, device=flat.device, dtype=flat.dtype)
-        parts = ((ranks + 0.5) / self.total).split([site.mask.numel() for site in self.sites])
+        parts = torch.split((ranks + 0.5) / self.total, [site.mask.numel() for site in self.sites])
         for site, part in zip(self.sites, parts, strict=True):
             site.alpha.copy_(part.view(site.shape))
         self._stop_scoring()

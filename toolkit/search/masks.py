@@ -16,7 +16,8 @@ def keep_top(sites: Sequence[HybridActivation], scores: Sequence[Tensor], count:
     flat = torch.cat([score.reshape(-1) for score in scores])
     kept = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
     kept[torch.topk(flat, count, sorted=False).indices] = True
-    for site, part in zip(sites, kept.split([site.mask.numel() for site in sites]), strict=True):
+    parts = torch.split(kept, [site.mask.numel() for site in sites])
+    for site, part in zip(sites, parts, strict=True):
         site.mask.copy_(part.view(site.shape))
 
 

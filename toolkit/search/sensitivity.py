@@ -49,5 +49,5 @@ def magnitude_sensitivities(groups: Sequence[Sequence[Tensor]], density: float) 
     magnitudes = torch.cat([layer for layer in layers if layer is not None])
     kept = torch.zeros_like(magnitudes, dtype=torch.bool)
     kept[torch.topk(magnitudes, max(1, round(density * len(magnitudes))), sorted=False).indices] = True
-    parts = kept.split([len(layer) for layer in layers if layer is not None])
+    parts = torch.split(kept, [len(layer) for layer in layers if layer is not None])
     return [1.0 - float(part.double().mean()) for part in parts]

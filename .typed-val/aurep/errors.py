@@ -1,5 +1,0 @@
-"""The one exception a user is meant to read: a sentence saying what was found, what was expected, what to do."""
-
-
-class AurepError(Exception):
-    """Wrong usage or unreadable input. The command line prints it as one line and exits with 2."""

@@ -1,0 +1,85 @@
+"""With a run: masks and coefficients against its checkpoint, logits against its eager model, faults localised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import graphs
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+
+from aurep import HybridActivation
+from aurep.errors import AurepError
+from aurep.validators import validate
+
+
+class Eager(nn.Module):
+    """The network of `graphs.hybrid` in torch."""
+
+    def __init__(self, made: graphs.Hybrid) -> None:
+        super().__init__()
+        stored = {name: torch.from_numpy(values(made.model, name)) for name in ("weight", "matrix")}
+        self.conv = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.act = HybridActivation(graphs.SHAPE, site="act")
+        self.conv.weight.data = stored["weight"]
+        self.act.set_mask(torch.from_numpy(made.mask))
+        self.act.set_coefficients(torch.from_numpy(made.coefficients))
+        self.matrix = nn.Parameter(stored["matrix"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.conv(x)).flatten(1) @ self.matrix
+
+
+def values(model: onnx.ModelProto, name: str) -> NDArray[Any]:
+    return numpy_helper.to_array(graphs.initializer(model, name)).copy()
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A run folder at `run.path`, as `aurep.training.load_run` reads it."""
+    made = graphs.hybrid()
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save_file({"act.mask": made.mask, "act.coefficients": made.coefficients}, folder / "model.safetensors")
+    inputs = np.random.default_rng(5).normal(size=(8, *graphs.SHAPE)).astype(np.float32)
+    found = SimpleNamespace(
+        path=folder,
+        model=Eager(made).eval(),
+        samples=lambda count: (inputs[:count], np.zeros(len(inputs[:count]), np.int64)),
+        config=SimpleNamespace(data=SimpleNamespace(name="npz:absent.npz", dir=None)),
+    )
+    monkeypatch.setattr("aurep.training.load_run", lambda path: found)
+    return found
+
+
+def test_a_run_is_compared_with(run: SimpleNamespace, bundle: Path) -> None:
+    report = validate(bundle, run=run.path)
+    assert report.passed, report
+    checks = {check.name: check for check in report.checks}
+    assert "checkpoint" in str(checks["sites"].measured)
+    assert "eager model" in checks["parity"].hint
+    assert any("Accuracy was not measured" in note for note in report.notes)  # the run's data set is not here
+
+
+def test_a_run_gives_a_lone_file_its_samples(run: SimpleNamespace, bundle: Path) -> None:
+    assert "parity" in [check.name for check in validate(bundle / "model.onnx", run=run.path).checks]
+
+
+def test_a_fault_is_localised_to_its_site(run: SimpleNamespace, bundle: Path) -> None:
+    run.model.act.set_coefficients(run.model.act.coefficients.detach() * 1.1)
+    checks = {check.name: check for check in validate(bundle, run=run.path).checks}
+    assert not checks["parity"].passed
+    assert checks["localise"].measured == "act"
+
+
+def test_data_that_was_asked_for_must_be_there(run: SimpleNamespace, bundle: Path) -> None:
+    with pytest.raises(AurepError, match=r"absent\.npz"):
+        validate(bundle, run=run.path, min_accuracy=10.0)
