@@ -90,7 +90,7 @@ def report(rows: list[dict[str, Any]]) -> None:
                 f"{row['teacher_test_accuracy']:.2f}",
                 f"{row['val_accuracy']:.2f}",
                 f"{row['test_accuracy']:.2f}",
-                row["onnx_test_accuracy"],
+                f"{row['onnx_test_accuracy']:.2f}",
                 f"{row['seconds']:.0f}",
             )
             for row in rows

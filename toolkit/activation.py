@@ -32,6 +32,7 @@ from aurep.budget import ReluSite
 from aurep.errors import AurepError
 from aurep.polynomial import check_degree, dapa
 
+
 class HybridActivation(nn.Module):
     """One site. State: `mask` (bool, shape), `alpha` (fp32, shape), `coefficients` (fp32, ascending; absent at degree 0).
 

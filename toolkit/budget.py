@@ -96,5 +96,7 @@ def parse_budget(text: str | int, total: int) -> int:
     if value < 0:
         raise AurepError(f"budget {text!r} is negative; the smallest is 0 (every activation a polynomial).")
     if value > total:
-        raise AurepError(f"budget {text!r} is above the model's {total:,} activation elements; lower it to at most that.")
+        raise AurepError(
+            f"budget {text!r} is above the model's {total:,} activation elements; lower it to at most that."
+        )
     return int(value)

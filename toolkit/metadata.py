@@ -117,7 +117,9 @@ class Metadata(_Strict):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the whole"
-            raise AurepError(f"aurep metadata is malformed at {where}: {first['msg']}; export the model again.") from None
+            raise AurepError(
+                f"aurep metadata is malformed at {where}: {first['msg']}; export the model again."
+            ) from None
 
     def to_json(self) -> str:
         """The text of `budget.json`."""

@@ -19,8 +19,8 @@ from torch import Tensor, fx, nn
 from aurep.activation import HybridActivation
 from aurep.budget import ReluSite
 from aurep.errors import AurepError
-from aurep.pooling import average_pools
 from aurep.polynomial import Moments, check_degree
+from aurep.pooling import average_pools
 from aurep.tracing import KINDS, Untraceable, replace_modules, replace_nodes, tap_nodes, trace
 
 
@@ -115,7 +115,9 @@ def set_mask(model: nn.Module, name: str, mask: Tensor) -> None:
     """Set which elements of site `name` stay ReLU: `mask` of the site's shape, true (or 1) where kept."""
     sites = {module.site: module for module in hybrid_sites(model)}
     if name not in sites:
-        raise AurepError(f"the model has no site {name!r}; its sites are {', '.join(sites) or 'none: prepare it first'}.")
+        raise AurepError(
+            f"the model has no site {name!r}; its sites are {', '.join(sites) or 'none: prepare it first'}."
+        )
     sites[name].set_mask(mask)
 
 

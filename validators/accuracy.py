@@ -53,9 +53,9 @@ def check_accuracy(session: Session, data: Any, claim: InputClaim, training: Tra
                 (reference - bounds.max_drop, f"the {name} {reference:.2f} % less {bounds.max_drop:g} points")
             )
     problems += [f"{measured:.2f} % is below {why}." for floor, why in floors if measured < floor]
-    allowed = f">= {max(floor for floor, _ in floors):.2f} %" if floors else None
-    hint = " ".join(problems) or f"{images:,} test images."
-    return Check("accuracy", f"{measured:.2f} %", allowed, not problems, hint)
+    allowed = max(floor for floor, _ in floors) if floors else None
+    hint = " ".join(problems) or f"Percent of {images:,} test images, and the least allowed."
+    return Check("accuracy", measured, allowed, not problems, hint)
 
 
 def measure_accuracy(session: Session, data: Any, claim: InputClaim) -> float:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 def figure(value: Figure) -> str:
     """A figure as people read it: counts with separators."""
+    if isinstance(value, float):
+        return f"{value:.2f}"
     return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -114,3 +114,9 @@ def test_terms_without_a_weight_cost_nothing() -> None:
     assert search.hooks() == 0
     both = student_terms(FinetuneConfig(range_weight=1, pram_weight=1), search.sites, list(search.sites))
     assert [type(term) for term in both] == [Pram, RangePenalty]
+
+
+def test_pram_without_a_map_to_compare_is_refused() -> None:
+    student = aurep.prepare(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), torch.zeros(1, 3))
+    with pytest.raises(aurep.AurepError, match="pram_weight"):
+        Pram(hybrid_sites(student), [], 1.0)

@@ -321,7 +321,7 @@ def test_accuracy_bounds(
 ) -> None:
     training = TrainingClaim(data="toy", test_accuracy=claimed, teacher_test_accuracy=teacher)
     check = check_accuracy(*toy, training, bounds)
-    assert check.measured == "80.00 %"
+    assert check.measured == 80.0
     assert check.passed is passes, check
 
 

@@ -17,7 +17,13 @@ import click
 @click.option("--out", type=click.Path(path_type=Path), help="Shared folder of runs.  [default: runs/compare-RECIPE]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key of the recipe.")
 def command(
-    recipe: str, methods: str, budgets: str, seeds: str, data_dir: Path | None, out: Path | None, overrides: tuple[str, ...]
+    recipe: str,
+    methods: str,
+    budgets: str,
+    seeds: str,
+    data_dir: Path | None,
+    out: Path | None,
+    overrides: tuple[str, ...],
 ) -> None:
     """Run RECIPE for every method, budget and seed, then write a table and an accuracy-over-ReLUs plot.
 

@@ -11,7 +11,6 @@ from aurep.errors import AurepError
 
 if TYPE_CHECKING:
     from aurep.exporters.capture import Batch
-    from aurep.validators import Report
 
 SAMPLES = 64  # test images in the bundle: enough for top-1 agreement, and small enough to hand over
 TARGET_NAMES = ("onnx", "onnxruntime", "crypten", "spu", "helayers", "mask")  # a test compares it with the exporters'
@@ -24,18 +23,27 @@ TARGET_NAMES = ("onnx", "onnxruntime", "crypten", "spu", "helayers", "mask")  # 
 )
 @click.option("--target", type=click.Choice(TARGET_NAMES), default="onnx", show_default=True, help="Who runs the file.")
 @click.option("--batch", metavar="N|dynamic", help="Batch size of the file.  [default: dynamic where the target can]")
-@click.option("--secret-coefficients", is_flag=True, help="Polynomial coefficients as secret weights (crypten).")
+@click.option(
+    "--coefficients",
+    type=click.Choice(["public", "secret"]),
+    default="public",
+    show_default=True,
+    help="Whether crypten shares the polynomials' coefficients as secret weights.",
+)
 @click.option("--no-validate", is_flag=True, help="Do not validate what was written.")
-def command(
-    run: Path, bundle: Path, target: str, batch: str | None, secret_coefficients: bool, no_validate: bool
-) -> None:
+def command(run: Path, bundle: Path, target: str, batch: str | None, coefficients: str, no_validate: bool) -> None:
     """Export the run folder RUN as ONNX, and validate the result against the run."""
-    file = export_run(run, bundle, target, batch=_batch(batch), secret_coefficients=secret_coefficients)
+    file = export_run(run, bundle, target, batch=_batch(batch), secret_coefficients=coefficients == "secret")
     click.echo(f"wrote {file} ({file.stat().st_size:,} bytes) for target {target}")
     if not no_validate:
-        from aurep.validators import validate
+        from rich.console import Console
 
-        _show(validate(bundle, run=run))
+        from aurep.validators import render, validate
+
+        report = validate(bundle, run=run)
+        render.to_console(report, Console(highlight=False))
+        if not report.passed:
+            raise click.exceptions.Exit(1)
 
 
 def export_run(
@@ -70,14 +78,3 @@ def _batch(text: str | None) -> Batch | None:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise AurepError(f"--batch {text!r} is neither a positive number nor 'dynamic'.")
     return int(text)
-
-
-def _show(report: Report) -> None:
-    """A line per check; exit code 1 where one failed."""
-    for check in report.checks:
-        mark = "✓" if check.passed else "✗"
-        click.echo(f"{mark} {check.name}: {check.measured} (allowed: {check.allowed})")
-        if not check.passed and check.hint:
-            click.echo(f"    {check.hint}")
-    if not report.passed:
-        raise click.exceptions.Exit(1)

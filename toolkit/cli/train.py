@@ -28,7 +28,9 @@ _SHORTCUTS = {  # option -> the configuration key it sets
 
 @click.command("train")
 @click.argument("recipe", required=False)
-@click.option("--model", help="resnet9, resnet18, resnet34, wide_resnet22_8, vgg16, timm:NAME or package.module:factory.")
+@click.option(
+    "--model", help="resnet9, resnet18, resnet34, wide_resnet22_8, vgg16, timm:NAME or package.module:factory."
+)
 @click.option("--data", help="mnist5k, digits, cifar10, cifar100, tiny-imagenet, folder:PATH, npz:PATH or hf:NAME.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set lies, or is downloaded to.")
 @click.option("--maxpool", type=click.Choice(["max", "avg"]), help="avg swaps max-pooling, which compares as well.")
@@ -40,7 +42,9 @@ _SHORTCUTS = {  # option -> the configuration key it sets
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key, e.g. finetune.epochs=40.")
-def command(recipe: str | None, out: Path | None, resume: Path | None, overrides: tuple[str, ...], **options: Any) -> None:
+def command(
+    recipe: str | None, out: Path | None, resume: Path | None, overrides: tuple[str, ...], **options: Any
+) -> None:
     """Train within a ReLU budget: baseline, search, finetune.
 
     RECIPE is a shipped name (see `aurep recipes`) or a TOML file; options and --set override it.
@@ -60,10 +64,14 @@ def command(recipe: str | None, out: Path | None, resume: Path | None, overrides
         result = train(config, resume or out, resume=resume is not None, console=console)
     except Stopped as stopped:
         folder = resume or out or "RUN"
-        click.echo(f"Stopped by {stopped}; the checkpoint is written. Go on with: aurep train --resume {folder}", err=True)
+        click.echo(
+            f"Stopped by {stopped}; the checkpoint is written. Go on with: aurep train --resume {folder}", err=True
+        )
         raise SystemExit(128 + stopped.number) from None
     console.print(summary(result))
-    console.print(f"Run folder: {result.run_dir}\nNext: aurep export {result.run_dir} -o {result.run_dir}-bundle", highlight=False)
+    console.print(
+        f"Run folder: {result.run_dir}\nNext: aurep export {result.run_dir} -o {result.run_dir}-bundle", highlight=False
+    )
 
 
 def read(recipe: str | None, overrides: list[str]) -> Config:

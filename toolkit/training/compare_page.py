@@ -80,14 +80,20 @@ class _Scale:
         parts = []
         step = max(1, math.ceil((self.high - self.low) / 8))
         for tick in range(self.low, self.high + 1, step):
-            parts.append(f"<line x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{self.y(tick):.1f}' y2='{self.y(tick):.1f}' stroke='#d8dee4'/>")
+            parts.append(
+                f"<line x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{self.y(tick):.1f}' y2='{self.y(tick):.1f}' stroke='#d8dee4'/>"
+            )
             parts.append(f"<text x='{_LEFT - 6}' y='{self.y(tick) + 4:.1f}' text-anchor='end'>{tick} %</text>")
         for count in counts:
-            parts.append(f"<text x='{self.x(count):.1f}' y='{_HEIGHT - _BOTTOM + 18}' text-anchor='middle'>{count:,}</text>")
+            parts.append(
+                f"<text x='{self.x(count):.1f}' y='{_HEIGHT - _BOTTOM + 18}' text-anchor='middle'>{count:,}</text>"
+            )
         middle = (_LEFT + _WIDTH - _RIGHT) / 2
         parts.append(f"<text x='{middle}' y='{_HEIGHT - 6}' text-anchor='middle'>ReLU elements kept (log scale)</text>")
         y = self.y(self.teacher)
-        parts.append(f"<line x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{y:.1f}' y2='{y:.1f}' stroke='#57606a' stroke-dasharray='4 4'/>")
+        parts.append(
+            f"<line x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{y:.1f}' y2='{y:.1f}' stroke='#57606a' stroke-dasharray='4 4'/>"
+        )
         parts.append(f"<text x='{_LEFT + 6}' y='{y - 4:.1f}'>teacher, all ReLU</text>")
         return parts
 

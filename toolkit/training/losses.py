@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aurep.activation import HybridActivation
+from aurep.errors import AurepError
 from aurep.training.config import StudentConfig
 
 _RANGE_POWER = 10  # as in PILLAR
@@ -73,6 +74,10 @@ class Pram:
     def __init__(self, sites: Sequence[HybridActivation], activations: Sequence[nn.Module], weight: float) -> None:
         self.weight = weight
         self._stages = stage_outputs([site.shape for site in sites])
+        if not self._stages:
+            raise AurepError(
+                "pram_weight compares maps of shape (C, H, W), and no site has one; set it to 0 for this model."
+            )
         self._student: dict[int, Tensor] = {}
         self._teacher: dict[int, Tensor] = {}
         self._hooks = [

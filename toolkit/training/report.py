@@ -22,7 +22,12 @@ def html_report(facts: dict[str, Any], rows: Sequence[dict[str, Any]], config_to
     share = 100 * facts["relu_count"] / facts["relu_total"] if facts["relu_total"] else 0.0
     title = f"{training['model']} on {training['data']}: {facts['relu_count']:,} of {facts['relu_total']:,} ReLUs"
     scores = [
-        ("teacher (all ReLU)", facts["relu_total"], training["teacher_val_accuracy"], training["teacher_test_accuracy"]),
+        (
+            "teacher (all ReLU)",
+            facts["relu_total"],
+            training["teacher_val_accuracy"],
+            training["teacher_test_accuracy"],
+        ),
         ("hybrid", facts["relu_count"], training["val_accuracy"], training["test_accuracy"]),
     ]
     return "\n".join(

@@ -55,7 +55,9 @@ def train(
         if folder.budget.exists():
             raise AurepError(f"{folder.path} holds a finished run; choose another folder with --out.")
         if not resume and any(name.name != LOCK for name in folder.path.iterdir()):
-            raise AurepError(f"{folder.path} is in use; go on with --resume {folder.path}, or choose another with --out.")
+            raise AurepError(
+                f"{folder.path} is in use; go on with --resume {folder.path}, or choose another with --out."
+            )
         pipeline.fabric.barrier()
         if pipeline.fabric.is_global_zero and not folder.config.exists():
             write_text(folder.config, checked.to_toml())
@@ -115,7 +117,9 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     """The configuration of the run in folder `path`."""
     folder = RunFolder(path)
     if not folder.config.is_file():
-        raise AurepError(f"{folder.path} is not a run folder: it has no config.toml; expected one that aurep train wrote.")
+        raise AurepError(
+            f"{folder.path} is not a run folder: it has no config.toml; expected one that aurep train wrote."
+        )
     return parse_config(folder.config.read_text(), str(folder.config))
 
 

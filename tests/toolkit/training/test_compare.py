@@ -32,7 +32,9 @@ def test_table_and_page_follow_the_runs(tmp_path: Path) -> None:
     rows = compare(tiny_config(**SHORT), tmp_path, ["autorep"], ["10%", "0"], [0, 1])
     assert [(row["budget"], row["relu_count"]) for row in rows] == [("10%", 96), ("0", 0)]
     for row in rows:
-        runs = [json.loads((Cell("autorep", row["budget"], s).folder(tmp_path) / "budget.json").read_text()) for s in (0, 1)]
+        runs = [
+            json.loads((Cell("autorep", row["budget"], s).folder(tmp_path) / "budget.json").read_text()) for s in (0, 1)
+        ]
         assert row["test_accuracy"] == [run["training"]["test_accuracy"] for run in runs]
         low, high = sorted(row["test_accuracy"])
         assert row["mean"] == pytest.approx((low + high) / 2)

@@ -61,7 +61,10 @@ def test_loaded_run_measures_the_accuracy_it_claims(run_dir: Path) -> None:
     run = load_run(run_dir)
     data = load_data("digits")
     with torch.no_grad():
-        for model, claimed in ((run.model, run.training.test_accuracy), (run.teacher, run.training.teacher_test_accuracy)):
+        for model, claimed in (
+            (run.model, run.training.test_accuracy),
+            (run.teacher, run.training.teacher_test_accuracy),
+        ):
             hits = model(torch.from_numpy(data.normalise(data.x_test))).argmax(1).numpy() == data.y_test
             assert claimed == pytest.approx(100 * hits.mean())
     inputs, labels = run.samples(10)
@@ -146,7 +149,9 @@ def test_folder_in_use_is_never_overwritten(tmp_path: Path, run_dir: Path) -> No
 
 def test_final_model_is_the_best_epoch_on_the_validation_split(tmp_path: Path) -> None:
     """A late epoch at a rate that ruins the weights must not be what the run ends with."""
-    config = tiny_config(baseline__epochs=4, baseline__warmup=0.9, baseline__lr=3.0, search__epochs=0, finetune__epochs=0)
+    config = tiny_config(
+        baseline__epochs=4, baseline__warmup=0.9, baseline__lr=3.0, search__epochs=0, finetune__epochs=0
+    )
     result = aurep.train(config, tmp_path / "run")
     with (tmp_path / "run/metrics.csv").open(newline="") as stream:
         val = [float(row["val_accuracy"]) for row in csv.DictReader(stream)]
