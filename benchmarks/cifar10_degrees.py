@@ -2,9 +2,9 @@
 
     python benchmarks/cifar10_degrees.py --data-dir DIR [--work runs/degrees]
 
-One baseline is trained and shared as teacher; every cell is a run of the recipe `cifar10-resnet9-narrow` with another budget
-and degree, exported and measured again on ONNX Runtime over the whole test set. Runs lie in --work: finished ones are
-skipped, stopped ones go on. Writes benchmarks/results/cifar10_degrees.{json,md}.
+One baseline is trained and shared as teacher; every cell is a run of the recipe `cifar10-resnet9-narrow` with another
+budget and degree, exported and measured again on ONNX Runtime over the whole test set. Runs lie in --work: finished
+ones are skipped, stopped ones go on. Writes benchmarks/results/cifar10_degrees.{json,md}.
 """
 
 from __future__ import annotations

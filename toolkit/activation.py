@@ -21,6 +21,7 @@ While `blend` is set, alpha is a real factor instead and the mask plays no part 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ from aurep.polynomial import check_degree, dapa
 
 
 class HybridActivation(nn.Module):
-    """One site. State: `mask` (bool, shape), `alpha` (fp32, shape), `coefficients` (fp32, ascending; absent at degree 0).
+    """One site. State: `mask` (bool, shape), `alpha` (fp32, shape), `coefficients` (fp32, ascending; none at degree 0).
 
     Args:
         shape: activation shape without the batch: (C, H, W), (F,), or any (C, ...).
@@ -155,8 +156,12 @@ class HybridFunction(torch.autograd.Function):
             sums.append((gx * wide).sum(0))
         grad_alpha = grad_coefficients = None
         if needs_alpha:
-            columns = (0.0, 1.0) if coefficients is None else _columns(coefficients, g.dtype, mask.dim())
-            replaced = sum(c * s for c, s in zip(columns, sums, strict=False))
+            columns: Sequence[float | Tensor] = (0.0, 1.0)
+            if coefficients is not None:
+                columns = _columns(coefficients, g.dtype, mask.dim())
+            replaced = torch.zeros_like(sums[0])
+            for column, total in zip(columns, sums, strict=False):
+                replaced += column * total
             rectified = torch.ops.aten.threshold_backward(gx, wide, 0).sum(0)
             grad_alpha = (F.softplus(alpha) * (rectified - replaced)).to(alpha.dtype)
         if needs_coefficients and coefficients is not None:

@@ -20,7 +20,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb") as stream:
+        with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         umask = os.umask(0)
         os.umask(umask)
@@ -41,5 +41,5 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def sha256(path: str | os.PathLike[str]) -> str:
     """Hex digest of a file's bytes."""
-    with open(path, "rb") as stream:
+    with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

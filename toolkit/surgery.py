@@ -80,7 +80,7 @@ def prepare(
 def tap_activations(
     model: nn.Module, replace: Sequence[str], names: Sequence[str]
 ) -> tuple[nn.Module, list[nn.Module]]:
-    """Modules to hook for the outputs of the activation calls that `prepare` would take over, in the order of its sites.
+    """Modules to hook for the outputs of the activation calls that `prepare` would take over, in its sites' order.
 
     Args:
         model: an unprepared network; it is not changed.
@@ -99,7 +99,7 @@ def tap_activations(
 
 
 def hybrid_sites(model: nn.Module) -> list[HybridActivation]:
-    """The hybrid activations of a prepared model, in the order of its forward (of its modules, where it is not traced)."""
+    """The hybrid activations of a prepared model, in the order of its forward (of its modules, if it is untraced)."""
     modules: Iterable[nn.Module] = model.modules()
     if isinstance(model, fx.GraphModule):
         modules = (model.get_submodule(str(node.target)) for node in model.graph.nodes if node.op == "call_module")

@@ -83,7 +83,7 @@ def replace_nodes(
 
 
 def tap_nodes(root: nn.Module, graph: fx.Graph, kinds: tuple[str, ...]) -> tuple[fx.GraphModule, list[nn.Module]]:
-    """The network of `graph`, sharing `root`'s modules, and an identity module after every activation call, in order."""
+    """The network of `graph`, sharing `root`'s modules, and an identity after every activation call, in order."""
     module = fx.GraphModule(root, graph)
     taps: list[nn.Module] = []
     for node in [node for node in module.graph.nodes if _kind_of(node, module, kinds) is not None]:
@@ -153,7 +153,8 @@ def _exists(module: nn.Module, path: str) -> bool:
 
 def _put_average(node: fx.Node, module: fx.GraphModule, used: set[str]) -> None:
     options = {k: v for k, v in node.kwargs.items() if k not in ("input", "return_indices")}
-    pool: Any = nn.MaxPool2d(*node.args[1:], **options)
+    pooling: Any = nn.MaxPool2d
+    pool = pooling(*node.args[1:], **options)
     name = _free_name(node, "avg_pool", module, used)
     module.add_submodule(name, average_pool(pool))
     node.op, node.target, node.args, node.kwargs = "call_module", name, node.args[:1], {}
@@ -193,8 +194,8 @@ def replace_modules(
     if twice or functions.count > sum(map(len, calls.values())):
         what = f"it calls {twice[0]} more than once" if twice else "it calls an activation as a function"
         raise AurepError(
-            f"{reason}, and its activation modules cannot be replaced one by one since {what}; make that line traceable, "
-            "or give every call a module of its own."
+            f"{reason}, and its activation modules cannot be replaced one by one since {what}; make that line "
+            "traceable, or give every call a module of its own."
         )
     for name, shapes in calls.items():
         if shapes:

@@ -37,7 +37,7 @@ class _Sentence(click.ClickException):
 @click.version_option(package_name="aurep", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
-    """Make CNNs cheap under private inference: find which ReLUs stay, fit polynomials for the rest, export, validate."""
+    """Make CNNs cheap under private inference: choose which ReLUs stay, fit polynomials, retrain, export, validate."""
 
 
 for _module in (train, export, validate, inspect, compare, recipes, doctor, demo):

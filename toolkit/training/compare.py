@@ -1,11 +1,11 @@
-"""Many runs of one recipe, method by method, budget by budget, seed by seed, in one folder that several workers may share.
+"""Many runs of one recipe: methods x budgets x seeds, in one folder that several workers may share.
 
     FOLDER/baseline-s<seed>/                      one teacher per seed, shared by every method
     FOLDER/<method>-<budget>-s<seed>/             a run folder each
     FOLDER/comparison.json, comparison.html       the table and the plot, once every run has finished
 
-A worker takes any run that is neither finished nor locked by another worker. A lock dies with its process, so a run that was
-killed is taken up by the next worker where it stopped.
+A worker takes any run that is neither finished nor locked by another worker. A lock dies with its process, so a run
+that was killed is taken up by the next worker where it stopped.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def compare(
         methods, budgets, seeds: every combination is a run.
 
     Returns:
-        A row per method and budget: mean and sample standard deviation of the test accuracy over seeds, counts, seconds.
+        A row per method and budget: mean and sample deviation of the test accuracy over seeds, counts, seconds.
 
     Raises:
         AurepError: an unknown method, a bad budget, or a folder that holds the comparison of another recipe.

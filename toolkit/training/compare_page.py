@@ -34,7 +34,8 @@ def comparison_page(rows: Sequence[dict[str, Any]], seeds: Sequence[int], config
         [
             f"<!doctype html><html lang='en'><meta charset='utf-8'><title>aurep compare</title><style>{STYLE}</style>",
             f"<h1>Test accuracy over kept ReLUs</h1><p>Mean and standard deviation over {len(seeds)} "
-            f"seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))}); one teacher per seed for all methods.</p>",
+            f"seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))}); one teacher per seed "
+            "for all methods.</p>",
             chart(rows),
             table(head, lines),
             f"<h2>Recipe</h2><pre>{escape(config_toml)}</pre></html>",
@@ -74,15 +75,14 @@ class _Scale:
         return _LEFT + 10 + share * (_WIDTH - _LEFT - _RIGHT - 20)
 
     def y(self, accuracy: float) -> float:
-        return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (self.high - accuracy) / (self.high - self.low)
+        share: float = (self.high - accuracy) / (self.high - self.low)
+        return _TOP + (_HEIGHT - _TOP - _BOTTOM) * share
 
     def axes(self, counts: Sequence[int]) -> list[str]:
         parts = []
         step = max(1, math.ceil((self.high - self.low) / 8))
         for tick in range(self.low, self.high + 1, step):
-            parts.append(
-                f"<line x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{self.y(tick):.1f}' y2='{self.y(tick):.1f}' stroke='#d8dee4'/>"
-            )
+            parts.append(_across(self.y(tick), "stroke='#d8dee4'"))
             parts.append(f"<text x='{_LEFT - 6}' y='{self.y(tick) + 4:.1f}' text-anchor='end'>{tick} %</text>")
         for count in counts:
             parts.append(
@@ -91,11 +91,13 @@ class _Scale:
         middle = (_LEFT + _WIDTH - _RIGHT) / 2
         parts.append(f"<text x='{middle}' y='{_HEIGHT - 6}' text-anchor='middle'>ReLU elements kept (log scale)</text>")
         y = self.y(self.teacher)
-        parts.append(
-            f"<line x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{y:.1f}' y2='{y:.1f}' stroke='#57606a' stroke-dasharray='4 4'/>"
-        )
+        parts.append(_across(y, "stroke='#57606a' stroke-dasharray='4 4'"))
         parts.append(f"<text x='{_LEFT + 6}' y='{y - 4:.1f}'>teacher, all ReLU</text>")
         return parts
+
+
+def _across(y: float, style: str) -> str:
+    return f"<line x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{y:.1f}' y2='{y:.1f}' {style}/>"
 
 
 def _series(rows: Sequence[dict[str, Any]], colour: str, scale: _Scale) -> list[str]:

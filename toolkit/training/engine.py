@@ -1,7 +1,8 @@
 """The one training loop. Baseline, search and finetune differ only in the `Phase` they hand it.
 
-Everything random in a step derives from (seed, phase, epoch, step), the data order included, so a checkpoint is weights,
-optimiser and counters, and a run resumed at any step continues as if it had never stopped (on CPU: bit for bit).
+Everything random in a step derives from (seed, phase, epoch, step), the data order included, so a checkpoint is
+weights, optimiser and counters, and a run resumed at any step continues as if it had never stopped (on CPU: bit for
+bit).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from aurep.training.config import PhaseConfig, StudentConfig
 from aurep.training.losses import LossTerm, distillation
 from aurep.training.optim import make_optimizer, set_learning_rate
 from aurep.training.progress import Progress
-from aurep.training.signals import StopSignal, Stopped
+from aurep.training.signals import Stopped, StopSignal
 
 _LOOK_EVERY = 50  # steps between looks at the loss on the host: each look waits for the device
 
@@ -61,7 +62,7 @@ class Counters:
 
     epoch: int = 0
     step: int = 0  # within the epoch
-    totals: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss * n, correct, n, and seconds beside
+    totals: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss * n, correct, n
     seconds: float = 0.0
     best_accuracy: float = -1.0
 
@@ -78,8 +79,8 @@ class Engine:
 
     def fit(
         self, phase: Phase, train: DeviceLoader, val: DeviceLoader | None, state: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Train `phase.model` in place, from `state` (a checkpoint's) where given. Returns the last validation facts.
+    ) -> None:
+        """Train `phase.model` in place, from `state` (a checkpoint's) where given.
 
         Raises:
             AurepError: the loss became NaN or infinite.
@@ -115,7 +116,6 @@ class Engine:
             phase.model.load_state_dict(best)
         if phase.policy:
             phase.policy.finish()
-        return {"best": best}
 
     def _train_epoch(
         self,

@@ -1,4 +1,4 @@
-"""Optimisers and the one learning-rate schedule; both are functions of the step, so a resume has no schedule to restore."""
+"""Optimisers, and the one learning-rate schedule: a function of the step, so that a resume has none to restore."""
 
 from __future__ import annotations
 

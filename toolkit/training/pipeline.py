@@ -1,7 +1,7 @@
 """baseline -> search -> finetune -> one look at the test set -> the files of a run.
 
-Each phase starts from what the one before left: the baseline is the frozen teacher of both others; the search starts from
-the teacher's weights with fitted polynomials at every site, all elements kept; finetuning starts from the search's end.
+Each phase starts from what the one before left: the baseline is the frozen teacher of both others; the search starts
+from the teacher's weights with fitted polynomials at every site, all elements kept; finetuning from the search's end.
 """
 
 from __future__ import annotations
@@ -230,7 +230,8 @@ class Pipeline:
         self.progress.write_metrics(folder.metrics, rows)
         write_text(folder.report, html_report(facts, rows, self.config.to_toml()))
         folder.drop_checkpoint()
-        write_text(folder.budget, json.dumps(facts, indent=2) + "\n")  # last: its presence says that the run is complete
+        # Written last: its presence says that the run is complete.
+        write_text(folder.budget, json.dumps(facts, indent=2) + "\n")
 
     def _loader(self, split: str, phase: str = "") -> DeviceLoader:
         """`split` in order for evaluation, or, for a `phase`, shuffled and augmented, each rank its share."""

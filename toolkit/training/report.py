@@ -1,4 +1,4 @@
-"""`report.html`: one page that opens offline. Accuracy and kept ReLUs over epochs, elements per site, the configuration."""
+"""`report.html`, a page that opens offline: accuracy and kept ReLUs over epochs, elements per site, configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
 table{border-collapse:collapse;margin:1rem 0}th,td{padding:.25rem .75rem;border-bottom:1px solid #d8dee4}
 th{text-align:left}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
-pre{background:#f6f8fa;padding:1rem;overflow:auto}svg{width:100%;height:auto}text{font:11px system-ui,sans-serif;fill:#57606a}
+pre{background:#f6f8fa;padding:1rem;overflow:auto}svg{width:100%;height:auto}
+text{font:11px system-ui,sans-serif;fill:#57606a}
 .bar{background:#2f6fde;height:.7rem;min-width:1px}
 """
 
@@ -32,7 +33,8 @@ def html_report(facts: dict[str, Any], rows: Sequence[dict[str, Any]], config_to
     ]
     return "\n".join(
         [
-            f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style>",
+            f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title>",
+            f"<style>{STYLE}</style>",
             f"<h1>{escape(title)}</h1>",
             f"<p>Budget {facts['relu_budget']:,} elements; {share:.2f} % kept by {escape(training['method'])}, "
             f"seed {training['seed']}, {facts['seconds']:,} s, {facts['finished']}.</p>",
@@ -62,19 +64,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _site_table(sites: Sequence[dict[str, Any]]) -> str:
-    rows = "".join(
-        f"<tr>{_cell(site['name'])}{_cell('×'.join(map(str, site['shape'])))}{_cell(site['elements'])}"
-        f"{_cell(site['kept'])}{_cell(100 * site['kept'] / site['elements'])}"
-        f"<td style='width:10rem'><div class='bar' style='width:{100 * site['kept'] / site['elements']:.2f}%'></div></td></tr>"
-        for site in sites
-    )
+    rows = ""
+    for site in sites:
+        share = 100 * site["kept"] / site["elements"]
+        cells = (site["name"], "×".join(map(str, site["shape"])), site["elements"], site["kept"], share)
+        bar = f"<td style='width:10rem'><div class='bar' style='width:{share:.2f}%'></div></td>"
+        rows += f"<tr>{''.join(map(_cell, cells))}{bar}</tr>"
     head = "<th>site</th><th>shape</th><th class=n>elements</th><th class=n>kept</th><th class=n>%</th><th></th>"
     return f"<table><tr>{head}</tr>{rows}</table>"
 
 
 def _chart(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> str:
     """Lines of `keys` over the run's epochs, phases side by side, as SVG."""
-    values = [row[key] for row in rows for key in keys if row[key] is not None]
+    values: list[float] = [row[key] for row in rows for key in keys if row[key] is not None]
     if not values:
         return "<p>No epochs were trained.</p>"
     low, high = min(values), max(values)
