@@ -16,6 +16,7 @@ closed form here takes the standard deviation, where the paper's code passes the
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from torch import Tensor
 from aurep.errors import AurepError
 
 DEGREES = (0, 1, 2)
+Fit = Literal["moments", "normal", "autorep"]  # see `Moments.fit`
 _SIGMA_FLOOR = 0.05  # of the site's root-mean-square sigma: a dead channel gets c2 <= 4 / that, not infinity
 _RIDGE = 1e-9  # keeps the standardised Gram matrix invertible for inputs of two or three distinct values
 
@@ -103,8 +105,14 @@ class Moments:
         self.products = crossed if self.products is None else self.products + crossed
         self.count += x.shape[0]
 
-    def fit(self, degree: int) -> Tensor:
-        """Ascending least-squares coefficients, shape (C, degree + 1) or (*shape, degree + 1), float64.
+    def fit(self, degree: int, method: Fit = "moments") -> Tensor:
+        """Ascending coefficients, shape (C, degree + 1) or (*shape, degree + 1), float64.
+
+        Args:
+            degree: 0, 1 or 2.
+            method: "moments", least squares under the inputs seen; "normal", under the normal distribution of their
+                mean and deviation; "autorep", the start of the code released with AutoReP, to compare with: the closed
+                form given the variance for sigma, then c0 / 5 and c2 / 100.
 
         Channels whose sigma is under a twentieth of the site's get the closed form at that floor, and so do elements
         seen in fewer than 3 * (degree + 1) samples: neither determines a parabola.
@@ -118,8 +126,11 @@ class Moments:
         variance = (raw[2] - mu * mu).clamp_min(0)
         floor = _SIGMA_FLOOR * variance.mean().sqrt().clamp_min(1e-3)
         sigma = variance.sqrt().maximum(floor)
+        if method == "autorep":
+            scale = (0.2, 1.0, 0.01)[: degree + 1]
+            return dapa(mu, sigma.square(), degree) * torch.tensor(scale, dtype=mu.dtype, device=mu.device)
         closed = dapa(mu, sigma, degree)
-        if self.per_element and self.count < 3 * (degree + 1):
+        if method == "normal" or (self.per_element and self.count < 3 * (degree + 1)):
             return closed
         return torch.where((variance.sqrt() <= floor)[..., None], closed, _solve(raw, cross, mu, sigma, degree))
 

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from aurep.activation import HybridActivation
 from aurep.budget import ReluSite
 from aurep.errors import AurepError
-from aurep.polynomial import Moments, check_degree
+from aurep.polynomial import Fit, Moments, check_degree
 from aurep.pooling import average_pools
 from aurep.tracing import KINDS, Untraceable, replace_modules, replace_nodes, tap_nodes, trace
 
@@ -122,13 +122,16 @@ def set_mask(model: nn.Module, name: str, mask: Tensor) -> None:
 
 
 @torch.no_grad()
-def fit_polynomials(model: nn.Module, batches: Iterable[Any], max_batches: int | None = None) -> None:
-    """Fit every site's coefficients to its input distribution on `batches` by least squares (DaPa).
+def fit_polynomials(
+    model: nn.Module, batches: Iterable[Any], max_batches: int | None = None, method: Fit = "moments"
+) -> None:
+    """Fit every site's coefficients to its input distribution on `batches` (DaPa).
 
     Args:
         model: a prepared model; it runs in eval mode with its present masks, and its mode is restored.
         batches: inputs (N, C, H, W), or tuples whose first item they are.
         max_batches: stop after so many.
+        method: how, as in `aurep.polynomial.Moments.fit`: "moments", "normal" or "autorep".
 
     Raises:
         AurepError: no batch, or a batch that makes an activation infinite or NaN.
@@ -144,7 +147,7 @@ def fit_polynomials(model: nn.Module, batches: Iterable[Any], max_batches: int |
         for hook in hooks:
             hook.remove()
     for site, seen in moments.items():
-        fitted = seen.fit(site.degree)
+        fitted = seen.fit(site.degree, method)
         if not bool(torch.isfinite(fitted).all()):
             raise AurepError(f"site {site.site} sees infinite or NaN inputs; check the weights and the data's scale.")
         site.set_coefficients(fitted)

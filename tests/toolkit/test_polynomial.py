@@ -108,3 +108,28 @@ def test_bad_arguments_are_refused(mean: float, std: float, degree: int) -> None
 def test_zero_sigma_is_finite_where_relu_is_smooth() -> None:
     assert dapa(2.0, 0.0, 1).tolist() == [0.0, 1.0]
     assert dapa(-2.0, 0.0, 2).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_normal_fit_is_the_closed_form_of_mean_and_deviation() -> None:
+    x = torch.randn(64, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) ** 3 + 0.3
+    moments = Moments((2, 4, 4))
+    moments.add(x)
+    for channel in range(2):
+        mean, std = x[:, channel].mean(), x[:, channel].std(correction=0)
+        expected = least_squares_under_normal(float(mean), float(std), 2)
+        np.testing.assert_allclose(
+            moments.fit(2, "normal")[channel].numpy(), expected, rtol=QUADRATURE, atol=QUADRATURE
+        )
+
+
+@pytest.mark.parametrize(("degree", "scale"), [(1, [1 / 5, 1.0]), (2, [1 / 5, 1.0, 1 / 10 * 0.1])])
+def test_first_coefficients_of_the_released_autorep_code(degree: int, scale: list[float]) -> None:
+    """It passes the variance for sigma, divides c0 by 5 and c2 by 10, and multiplies the square by 0.1."""
+    x = torch.randn(64, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 2 - 0.5
+    moments = Moments((2, 4, 4))
+    moments.add(x)
+    for channel in range(2):
+        mean, variance = float(x[:, channel].mean()), float(x[:, channel].var(correction=0))
+        expected = least_squares_under_normal(mean, variance, degree) * scale
+        found = moments.fit(degree, "autorep")[channel].numpy()
+        np.testing.assert_allclose(found, expected, rtol=QUADRATURE, atol=QUADRATURE)

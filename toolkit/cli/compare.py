@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,14 @@ import click
 @click.command("compare")
 @click.argument("recipe")
 @click.option("--methods", default="autorep", show_default=True, help="Comma-separated search methods.")
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    nargs=2,
+    metavar="NAME 'KEY=VALUE ...'",
+    help="A name for --methods that stands for these keys of the recipe.",
+)
 @click.option("--budgets", default="20%,5%,2%", show_default=True, help="Comma-separated budgets.")
 @click.option("--seeds", default="0,1,2", show_default=True, help="Comma-separated seeds.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set lies.")
@@ -19,6 +28,7 @@ import click
 def command(
     recipe: str,
     methods: str,
+    variants: tuple[tuple[str, str], ...],
     budgets: str,
     seeds: str,
     data_dir: Path | None,
@@ -43,7 +53,8 @@ def command(
     folder = out or Path("runs") / f"compare-{Path(recipe).stem}"
     console = Console()
     config = read(recipe, [*extra, *overrides])
-    rows = compare(config, folder, _list(methods), _list(budgets), [int(n) for n in numbers], console)
+    named = {name: shlex.split(keys) for name, keys in variants}
+    rows = compare(config, folder, _list(methods), _list(budgets), [int(n) for n in numbers], console, named)
     console.print(_table(rows))
     console.print(f"{folder / 'comparison.html'}", highlight=False)
 

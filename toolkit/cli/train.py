@@ -35,7 +35,7 @@ _SHORTCUTS = {  # option -> the configuration key it sets
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set lies, or is downloaded to.")
 @click.option("--maxpool", type=click.Choice(["max", "avg"]), help="avg swaps max-pooling, which compares as well.")
 @click.option("--budget", help="ReLU elements that may stay: 12900, 12.9k, or a share such as 10%.")
-@click.option("--method", help="Search method, such as autorep.")
+@click.option("--method", help="autorep, snl, senet, saliency, random, uniform or layerwise.")
 @click.option("--degree", type=click.Choice(["2", "1", "0"]), help="Degree of the polynomials; 0 is the identity.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder to write.  [default: runs/<what it is>]")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run that was stopped.")

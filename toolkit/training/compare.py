@@ -11,9 +11,10 @@ that was killed is taken up by the next worker where it stopped.
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from aurep.errors import AurepError
 from aurep.files import write_text
 from aurep.search import check_options
 from aurep.training.compare_page import comparison_page
-from aurep.training.config import Config, check_config
+from aurep.training.config import Config, check_config, parse_config
 from aurep.training.runs import RunBusy, train, train_baseline
 
 _LOOK_AGAIN_SECONDS = 5.0
@@ -39,7 +40,8 @@ class Cell:
     seed: int
 
     def folder(self, root: Path) -> Path:
-        return root / f"{self.method}-{self.budget.replace('%', 'pct')}-s{self.seed}"
+        method = re.sub(r"[^\w.]+", "_", self.method)
+        return root / f"{method}-{self.budget.replace('%', 'pct')}-s{self.seed}"
 
 
 def compare(
@@ -49,6 +51,7 @@ def compare(
     budgets: Sequence[str],
     seeds: Sequence[int],
     console: Console | None = None,
+    variants: Mapping[str, Sequence[str]] | None = None,
 ) -> list[dict[str, Any]]:
     """Run what is missing, wait for what other workers run, and write the comparison.
 
@@ -57,6 +60,7 @@ def compare(
             method only.
         folder: shared by all workers of this comparison; it remembers the recipe and refuses another.
         methods, budgets, seeds: every combination is a run.
+        variants: names that `methods` may use too, each with the `section.key=value` overrides that it stands for.
 
     Returns:
         A row per method and budget: mean and sample deviation of the test accuracy over seeds, counts, seconds.
@@ -67,7 +71,7 @@ def compare(
     cells = [Cell(m, str(b), s) for s in seeds for b in budgets for m in methods]
     if not cells:
         raise AurepError("nothing to compare; give at least one method, one budget and one seed.")
-    configs = {cell: cell_config(config, cell) for cell in cells}
+    configs = {cell: cell_config(config, cell, (variants or {}).get(cell.method)) for cell in cells}
     for checked in configs.values():
         check_options(checked.search.method, checked.search.options)
     _claim(folder, config)
@@ -84,13 +88,18 @@ def compare(
     return rows
 
 
-def cell_config(config: Config, cell: Cell) -> Config:
-    fields = config.model_dump(mode="json", exclude_none=True)
-    if cell.method != config.search.method:
+def cell_config(config: Config, cell: Cell, overrides: Sequence[str] | None = None) -> Config:
+    """The recipe with the cell's seed, budget and either method or a variant's `overrides`."""
+    origin = f"{cell.method} at {cell.budget}"
+    if overrides is None:
+        overrides = [f"search.method='{cell.method}'"]
+    varied = parse_config(config.to_toml(), origin, overrides)
+    fields = varied.model_dump(mode="json", exclude_none=True)
+    if varied.search.method != config.search.method and varied.search.options == config.search.options:
         fields["search"].pop("options", None)
-    fields["search"] |= {"method": cell.method, "budget": cell.budget}
+    fields["search"]["budget"] = cell.budget
     fields["train"]["seed"] = cell.seed
-    return check_config(fields, f"{cell.method} at {cell.budget}")
+    return check_config(fields, origin)
 
 
 def summarise(
@@ -108,6 +117,7 @@ def summarise(
                 "relu_count": runs[0]["relu_count"],
                 "relu_total": runs[0]["relu_total"],
                 "degree": runs[0]["sites"][0]["degree"],
+                "val_accuracy": [run["training"]["val_accuracy"] for run in runs],
                 "test_accuracy": accuracy,
                 "mean": statistics.mean(accuracy),
                 "spread": statistics.stdev(accuracy) if len(accuracy) > 1 else 0.0,

@@ -13,6 +13,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aurep.errors import AurepError
+from aurep.polynomial import Fit
 
 Epochs = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -100,6 +101,8 @@ class SearchConfig(StudentConfig):
     degree: Literal[0, 1, 2] | None = None  # None: the method's own, 0 for snl and senet, 2 for the others
     coefficients: Literal["channel", "element"] = "channel"
     calibration: int = Field(default=2048, ge=1)  # images that the polynomials are fitted on
+    fit: Fit = "moments"  # how they are fitted: by least squares, the normal closed form, or AutoReP's code
+    refits: int = Field(default=0, ge=0)  # times they are fitted anew while the search moves the masks
     options: dict[str, Any] = {}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,7 @@ class Phase:
         teacher: frozen, in eval mode, run in every step after the model; None for the baseline.
         policy: moves the masks; None leaves them alone.
         terms: added to the loss.
+        upkeep: done to the model `upkeeps` times, evenly spread over the phase's steps.
         choose_best: end with the epoch of highest validation accuracy instead of the last.
     """
 
@@ -53,6 +54,8 @@ class Phase:
     teacher: nn.Module | None = None
     policy: Policy | None = None
     terms: Sequence[LossTerm] = ()
+    upkeep: Callable[[nn.Module], None] | None = None
+    upkeeps: int = 0
     choose_best: bool = False
 
 
@@ -140,6 +143,8 @@ class Engine:
             totals += self._step(phase, model, optimizer, x, y)
             if phase.policy:
                 phase.policy.after_step((done + 1) / (phase.config.epochs * length))
+            if phase.upkeep and _is_due(done + 1, phase.config.epochs * length, phase.upkeeps):
+                phase.upkeep(phase.model)
             self.progress.step(phase.name, counters.epoch, step + 1, length)
             counters.step = step + 1
             if step % _LOOK_EVERY == 0:
@@ -232,6 +237,11 @@ def evaluate(model: nn.Module, loader: DeviceLoader) -> float:
             seen += len(y)
         correct = int(torch.stack(hits).sum())
     return 100 * correct / seen
+
+
+def _is_due(step: int, steps: int, times: int) -> bool:
+    """Whether one of `times` moments that divide 0..steps evenly has just been reached or passed."""
+    return step * (times + 1) // steps > (step - 1) * (times + 1) // steps and step < steps
 
 
 def _check_finite(totals: Tensor, phase: Phase, step: int) -> None:

@@ -37,6 +37,7 @@ from aurep.training.report import html_report
 
 _EVALUATION_BATCH = 500
 SAMPLES = 64  # test images kept in the run folder, so that an export needs no data set
+_LAYOUT = torch.channels_last  # of images and convolution weights: the faster one on CPU and GPU alike
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 PHASES = ("baseline", "search", "finetune", "done")
 
@@ -82,7 +83,8 @@ class Pipeline:
         return torch.zeros(1, *self.data.image_shape)
 
     def _network(self) -> nn.Module:
-        return build_network(self.config, self.data.image_shape, len(self.data.classes))
+        network = build_network(self.config, self.data.image_shape, len(self.data.classes))
+        return network.to(memory_format=_LAYOUT)
 
     def run(self, resume: bool) -> RunResult:
         engine, weights, state = self._engine(resume)
@@ -139,18 +141,27 @@ class Pipeline:
         load_weights(model, read_weights(self.folder.teacher), self.folder.teacher)  # ranks drift in batch statistics
 
     def _search(self, engine: Engine, teacher: nn.Module, student: nn.Module, state: dict[str, Any] | None) -> None:
+        config = self.config.search
         student.requires_grad_(True)
         if state is None:
-            refit(student, self._loader("train"), self.config.search.calibration)
+            self._refit(student)
         masks = portable(student) if state is not None else None
         policy = self._policy(student)
-        taught, activations = self._watched(teacher, student, self.config.search, policy.uses_teacher)
+        taught, activations = self._watched(teacher, student, config, policy.uses_teacher)
         if policy.uses_teacher and taught is not None:
             policy.watch(taught, activations)
         if masks is not None:
             load_weights(student, masks, self.folder.weights)  # a policy starts afresh; the checkpoint knows better
-        phase = Phase("search", student, self.config.search, taught, policy)
+        phase = Phase("search", student, config, taught, policy, upkeep=self._refit, upkeeps=config.refits)
         self._fit(engine, phase, activations, state)
+
+    def _refit(self, student: nn.Module) -> None:
+        """Fit the polynomials on the first training images, unaugmented: on every rank what the first one finds."""
+        config, loader = self.config.search, self._loader("train")
+        fit_polynomials(student, loader.epoch(0), -(-config.calibration // loader.batch_size), config.fit)
+        for site in hybrid_sites(student):
+            if site.coefficients is not None:
+                site.set_coefficients(self.fabric.broadcast(site.coefficients.detach()))
 
     def _finetune(self, engine: Engine, teacher: nn.Module, student: nn.Module, state: dict[str, Any] | None) -> None:
         student.requires_grad_(True)
@@ -238,7 +249,12 @@ class Pipeline:
         config, fabric = self.config, self.fabric
         if not phase:
             return DeviceLoader.for_split(
-                self.data, split, batch_size=_EVALUATION_BATCH, device=fabric.device, train=False
+                self.data,
+                split,
+                batch_size=_EVALUATION_BATCH,
+                device=fabric.device,
+                train=False,
+                memory_format=_LAYOUT,
             )
         return DeviceLoader.for_split(
             self.data,
@@ -250,6 +266,7 @@ class Pipeline:
             seed=derive(config.train.seed, "data", phase),
             rank=fabric.global_rank,
             world_size=fabric.world_size,
+            memory_format=_LAYOUT,
         )
 
 
@@ -300,11 +317,6 @@ def prepare_student(config: Config, network: nn.Module, example: Tensor) -> nn.M
         maxpool=model.maxpool,
         coefficients=search.coefficients,
     )
-
-
-def refit(student: nn.Module, loader: DeviceLoader, images: int) -> None:
-    """Fit the polynomials on the first `images` training images, unaugmented."""
-    fit_polynomials(student, loader.epoch(0), max_batches=-(-images // loader.batch_size))
 
 
 def write_samples(path: Path, data: ImageData) -> None:

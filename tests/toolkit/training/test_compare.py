@@ -14,6 +14,7 @@ from tiny import RECIPE, tiny_config
 
 from aurep import AurepError
 from aurep.training.compare import Cell, compare
+from aurep.training.config import parse_config
 from aurep.training.runs import RunBusy, train
 
 SHORT = {"baseline__epochs": 1, "search__epochs": 1, "finetune__epochs": 1}
@@ -76,3 +77,14 @@ def test_unknown_method_is_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(AurepError, match="magic"):
         compare(tiny_config(), tmp_path / "none", ["autorep", "magic"], ["0"], [0])
     assert not (tmp_path / "none").exists()
+
+
+def test_a_variant_is_the_recipe_with_its_keys(tmp_path: Path) -> None:
+    variants = {"straight lines": ["search.method=random", "search.degree=1"]}
+    rows = compare(tiny_config(**SHORT), tmp_path, ["autorep", "straight lines"], ["7"], [0], variants=variants)
+    assert [(row["method"], row["degree"], row["relu_count"]) for row in rows] == [
+        ("autorep", 2, 7),
+        ("straight lines", 1, 7),
+    ]
+    config = parse_config((Cell("straight lines", "7", 0).folder(tmp_path) / "config.toml").read_text())
+    assert config.search.method == "random"

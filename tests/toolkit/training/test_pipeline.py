@@ -13,7 +13,9 @@ from tiny import tiny_config
 
 import aurep
 from aurep.data import load_data
+from aurep.search.autorep import AutoRep
 from aurep.training import load_run
+from aurep.training.pipeline import Pipeline
 
 TOTAL = 960  # ResNet-9 of width 4 on 8x8: 2 (4 * 64 + 8 * 16 + 16 * 4 + 32 * 1)
 
@@ -157,3 +159,18 @@ def test_final_model_is_the_best_epoch_on_the_validation_split(tmp_path: Path) -
         val = [float(row["val_accuracy"]) for row in csv.DictReader(stream)]
     assert max(val) > val[-1]
     assert result.teacher_val_accuracy == pytest.approx(max(val))
+
+
+def test_refits_divide_the_search_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    calls: list[int] = []
+    policy = "aurep.search.autorep.AutoRep.after_step"
+    fitted = "aurep.training.pipeline.Pipeline._refit"
+    moved, refit = AutoRep.after_step, Pipeline._refit
+    monkeypatch.setattr(policy, lambda self, progress: (steps.append(1), moved(self, progress))[1])
+    monkeypatch.setattr(fitted, lambda self, student: (calls.append(len(steps)), refit(self, student))[1])
+    aurep.train(tiny_config(baseline__epochs=0, search__refits=3, finetune__epochs=0), tmp_path / "run")
+    assert calls[0] == 0
+    assert len(calls) == 4
+    for number, call in enumerate(calls):
+        assert call == -(-number * len(steps) // 4)

@@ -1,0 +1,145 @@
+"""CIFAR-10 on a small ResNet-9: what each search method is worth, and what matters in training polynomials.
+
+    python benchmarks/methods_cifar10.py --data-dir DIR [--work runs/methods] [STUDY ...]
+
+Studies over one folder of runs, three seeds each, one teacher per seed, around the recipe methods_cifar10.toml:
+`coefficients` varies one thing at a time at 5 % of the ReLUs, `methods` puts every method at three budgets, `selection`
+asks at which degree and budget it matters which elements stay. Start it several times to share the work; finished runs
+are skipped. Writes benchmarks/results/methods_cifar10_*.{json,md,svg}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from provenance import RESULTS, markdown_table, provenance
+from rich.console import Console
+
+SEEDS = (0, 1, 2)
+BUDGETS = ("20%", "5%", "2%")
+BASE = "autorep"
+
+
+def both(*keys: str) -> list[str]:
+    """The same keys for search and finetune."""
+    return [f"{phase}.{key}" for phase in ("search", "finetune") for key in keys]
+
+
+# As the released code of AutoReP trains: its first coefficients, one Adam rate for all, random indicators, penalty.
+PUBLISHED = [
+    "search.method=autorep",
+    "search.fit=autorep",
+    "search.options.schedule=penalty",
+    "search.options.initial=uniform",
+    "search.options.alpha_lr=1e-3",
+    *both("lr=1e-3", "coefficient_lr=1e-3"),
+]
+COEFFICIENTS = {
+    BASE: [],
+    "coefficient rate 1e-5": both("coefficient_lr=1e-5"),
+    "coefficient rate 1e-3": both("coefficient_lr=1e-3"),
+    "weight rate 3e-3": both("lr=3e-3"),
+    "per-element coefficients": ["search.coefficients=element"],
+    "PRAM, weight 1000": both("pram_weight=1000"),
+    "range penalty 5e-5": both("range_weight=5e-5"),
+    "4 refits while searching": ["search.refits=4"],
+    "normal closed form": ["search.fit=normal"],
+    "AutoReP's first coefficients": ["search.fit=autorep"],
+    "penalty instead of schedule": ["search.options.schedule=penalty"],
+    "indicators from saliency": ["search.options.initial=saliency"],
+    "hysteresis 0.03": ["search.options.hysteresis=0.03"],
+    "no distillation": both("kd_weight=0"),
+    "two search epochs": ["search.epochs=2"],
+    "finetune twice as long": ["finetune.epochs=4"],
+    "AutoReP as published": PUBLISHED,
+}
+
+METHODS: dict[str, list[str]] = {
+    "autorep": ["search.method=autorep"],
+    "saliency": ["search.method=saliency"],
+    "autorep, indicators from saliency": ["search.options.initial=saliency"],
+    "AutoReP as published": PUBLISHED,
+    "snl, degree 0": ["search.method=snl"],
+    "snl, degree 2": ["search.method=snl", "search.degree=2"],
+    "senet, degree 0": ["search.method=senet", "finetune.pram_weight=1000"],
+    "senet, degree 2": ["search.method=senet", "search.degree=2", "finetune.pram_weight=1000"],
+    "random": ["search.method=random"],
+    "uniform": ["search.method=uniform"],
+    "layerwise": ["search.method=layerwise"],
+}
+SELECTION = {
+    f"{method}, degree {degree}": [f"search.method={method}", f"search.degree={degree}"]
+    for degree in (0, 1)
+    for method in ("random", "saliency", "autorep")
+}
+NONE_KEPT = "no ReLU, degree 2"
+STUDIES = {
+    "coefficients": (COEFFICIENTS, ("5%",)),
+    "methods": (METHODS, BUDGETS),
+    "selection": (SELECTION, BUDGETS),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("studies", nargs="*", default=list(STUDIES), metavar="STUDY", help=", ".join(STUDIES))
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--work", type=Path, default=Path("runs/methods"))
+    arguments = parser.parse_args()
+    for study in arguments.studies:
+        variants, budgets = STUDIES[study]
+        rows = run(arguments, variants, budgets) + run(arguments, {NONE_KEPT: []}, ("0",))
+        report(study, rows)
+
+
+def run(
+    arguments: argparse.Namespace, variants: dict[str, list[str]], budgets: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    from aurep.training.compare import compare
+    from aurep.training.config import parse_config
+
+    recipe = Path(__file__).with_suffix(".toml")
+    config = parse_config(recipe.read_text(), recipe.name, [f"data.dir={arguments.data_dir}"])
+    return compare(config, arguments.work, list(variants), budgets, SEEDS, Console(), variants)
+
+
+def report(study: str, rows: list[dict[str, Any]]) -> None:
+    from aurep.training.compare_page import chart
+
+    facts = {**provenance(), "recipe": Path(__file__).with_suffix(".toml").read_text(), "seeds": SEEDS, "rows": rows}
+    (RESULTS / f"methods_cifar10_{study}.json").write_text(json.dumps(facts, indent=2) + "\n")
+    head = f"# CIFAR-10, ResNet-9 of width 4 ({rows[0]['relu_total']:,} ReLUs): {study}\n\n"
+    head += f"{facts['hardware']}, {facts['versions']}, {facts['date']}. Mean and sample deviation over seeds "
+    head += f"{', '.join(map(str, SEEDS))}; the teachers reach {rows[0]['teacher_mean']:.2f} % on test.\n"
+    head += f"Command: `python benchmarks/methods_cifar10.py --data-dir DIR {study}`.\n\n"
+    if study != "coefficients":
+        svg = chart(rows).replace("<svg ", "<svg xmlns='http://www.w3.org/2000/svg' ", 1)
+        (RESULTS / f"methods_cifar10_{study}.svg").write_text(svg + "\n")
+        head += f"![accuracy over ReLUs kept](methods_cifar10_{study}.svg)\n\n"
+    columns = ("ReLUs kept", "method", "degree", "val %", "test %", "against base, test")
+    text = head + markdown_table(columns, [line(row, rows) for row in sorted(rows, key=order)])
+    (RESULTS / f"methods_cifar10_{study}.md").write_text(text)
+    print(text)
+
+
+def order(row: dict[str, Any]) -> tuple[float, ...]:
+    return -row["relu_count"], -statistics.mean(row["val_accuracy"])
+
+
+def line(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[Any, ...]:
+    base = next((r for r in rows if r["method"] == BASE and r["budget"] == row["budget"]), None)
+    gain = "-"
+    if base is not None and base is not row:  # seed by seed, since a seed's runs share their teacher
+        gains = [a - b for a, b in zip(row["test_accuracy"], base["test_accuracy"], strict=True)]
+        gain = f"{statistics.mean(gains):+.2f} ± {statistics.stdev(gains):.2f}"
+    val, test = row["val_accuracy"], row["test_accuracy"]
+    accuracies = (f"{statistics.mean(a):.2f} ± {statistics.stdev(a):.2f}" for a in (val, test))
+    return f"{row['relu_count']:,}", row["method"], row["degree"], *accuracies, gain
+
+
+if __name__ == "__main__":
+    main()
