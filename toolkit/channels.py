@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, prod
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -31,12 +31,14 @@ from aurep.errors import AurepError
 
 Runs = tuple[tuple[int, int], ...]  # kept channels as half-open ranges, ascending and apart
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-_UNARY = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh)
-_UNARY += (nn.Hardswish, nn.Hardsigmoid, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-_ELEMENTWISE = frozenset(
-    "add add_ iadd sub sub_ isub mul mul_ imul truediv div neg relu relu_ relu6 leaky_relu silu gelu sigmoid tanh "
-    "hardswish hardsigmoid clamp dropout dropout2d avg_pool2d max_pool2d adaptive_avg_pool2d adaptive_max_pool2d "
-    "contiguous clone".split()
+_ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Hardsigmoid)
+_POOLINGS = (nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_UNARY: tuple[type[nn.Module], ...] = (*_ACTIVATIONS, *_POOLINGS, nn.Identity, nn.Dropout, nn.Dropout2d)
+_ELEMENTWISE = (  # functions and methods, by name
+    {"add", "add_", "iadd", "sub", "sub_", "isub", "mul", "mul_", "imul", "div", "truediv", "neg", "clamp"}
+    | {"relu", "relu_", "relu6", "leaky_relu", "silu", "gelu", "sigmoid", "tanh", "hardswish", "hardsigmoid"}
+    | {"avg_pool2d", "max_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"}
+    | {"dropout", "dropout2d", "contiguous", "clone"}
 )
 
 
@@ -101,7 +103,7 @@ class _Follow:
             return
         meta = node.meta["tensor_meta"]
         if node.op == "get_attr" or not isinstance(meta, TensorMetadata) or len(meta.shape) < 2:
-            self._refuse(node, "its channels cannot be followed")
+            raise self._refusal(node, "its channels cannot be followed")
         if node.op == "placeholder":
             self.kept[node] = ((0, meta.shape[1]),)
         elif node.op == "call_module":
@@ -123,15 +125,15 @@ class _Follow:
             sizes = {"in_features": size(runs), "out_features": size(out)}
             cut, runs = Cut({"weight": (out, runs), "bias": (out,)}, sizes), out
         elif isinstance(module, _BATCH_NORMS):
-            names = ("weight", "bias", "running_mean", "running_var")
-            cut = Cut({name: (runs,) for name in names}, {"num_features": size(runs)}, own=True)
+            names = ["weight", "bias", "running_mean", "running_var"]
+            cut = Cut(dict.fromkeys(names, (runs,)), {"num_features": size(runs)}, own=True)
         elif isinstance(module, HybridActivation):
-            names = ("mask", "alpha", "coefficients")
-            cut = Cut({name: (runs,) for name in names}, {"shape": (size(runs), *module.shape[1:])})
+            names = ["mask", "alpha", "coefficients"]
+            cut = Cut(dict.fromkeys(names, (runs,)), {"shape": (size(runs), *module.shape[1:])})
         else:
-            self._refuse(node, f"a {type(module).__name__} is none of the layers whose channels can be dropped")
+            raise self._refusal(node, f"a {type(module).__name__} is none of the layers whose channels can be dropped")
         if self.cuts.setdefault(str(node.target), cut) != cut:
-            self._refuse(node, "it is called more than once, with different channels")
+            raise self._refusal(node, "it is called more than once, with different channels")
         return runs
 
     def _convolution(self, node: fx.Node, conv: nn.Conv1d | nn.Conv2d, runs: Runs) -> tuple[Cut, Runs]:
@@ -142,10 +144,10 @@ class _Follow:
         else:
             inside, outside = conv.in_channels // conv.groups, conv.out_channels // conv.groups
             if any(edge % inside for run in runs for edge in run):
-                self._refuse(node, f"its groups of {inside} channels would be cut in two")
+                raise self._refusal(node, f"its groups of {inside} channels would be cut in two")
             out = tuple((start // inside * outside, stop // inside * outside) for start, stop in runs)
             if str(node.target) in self.heads and size(out) != conv.out_channels:
-                self._refuse(node, "it makes the logits from groups of channels, which would drop classes")
+                raise self._refusal(node, "it makes the logits from groups of channels, which would drop classes")
             axes = (out,)
             sizes["groups"] = size(runs) // inside
         return Cut({"weight": axes, "bias": (out,)}, {**sizes, "out_channels": size(out)}), out
@@ -162,7 +164,7 @@ class _Follow:
             return self._side_by_side(node)
         if name in ("flatten", "view", "reshape"):
             return self._flattened(node)
-        self._refuse(node, "it is none of the operations that channels can be followed through")
+        raise self._refusal(node, "it is none of the operations that channels can be followed through")
 
     def _agreed(self, node: fx.Node, sources_only: bool = False) -> Runs:
         """What all operands kept; operands of one channel are broadcast."""
@@ -173,7 +175,7 @@ class _Follow:
         kept = {self.kept[source] for source in wide}
         narrow = any(_shape(source)[1] not in (1, channels) for source in operands)
         if len(kept) != 1 or len(ranks) != 1 or narrow or not (sources_only or _shape(node)[1] == channels):
-            self._refuse(node, "its operands would keep different channels")
+            raise self._refusal(node, "its operands would keep different channels")
         return kept.pop() or ()
 
     def _side_by_side(self, node: fx.Node) -> Runs:
@@ -193,12 +195,12 @@ class _Follow:
         (source,) = (source for source in node.all_input_nodes if self.kept[source] is not None)
         (batch, channels, *rest), out = _shape(source), _shape(node)
         if out != (batch, channels * prod(rest)) or not _any_length(node):
-            self._refuse(node, "it reshapes to something else than (N, -1)")
+            raise self._refusal(node, "it reshapes to something else than (N, -1)")
         return tuple((start * prod(rest), stop * prod(rest)) for start, stop in self.kept[source] or ())
 
-    def _refuse(self, node: fx.Node, reason: str) -> NoReturn:
+    def _refusal(self, node: fx.Node, reason: str) -> AurepError:
         what = str(node.target) if node.op == "call_module" else node.format_node()
-        raise AurepError(
+        return AurepError(
             f"the network cannot be trained at width {self.width:g}, since channels cannot be dropped at {what!r}: "
             f"{reason}; leave search.widths at [1.0] for this model."
         )

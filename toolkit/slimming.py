@@ -6,7 +6,7 @@ both; only its batch norms are its own, since statistics differ from width to wi
 into a network that stands alone: smaller for whoever runs it, and with those ReLUs only that lie in its channels.
 
 Source: SENet++ in Kundu et al., "Learning to Linearize Deep Neural Networks for Secure and Efficient Private
-Inference", ICLR 2023, after Horvath et al. (FjORD), NeurIPS 2021, and Yu et al., "Slimmable Neural Networks", ICLR 2019.
+Inference", ICLR 2023, after Horvath et al. (FjORD), NeurIPS 2021, and Yu et al. (slimmable networks), ICLR 2019.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class Narrow(nn.Module):
     Raises:
         AurepError: channels of `full` cannot be dropped.
     """
+
+    _network: fx.GraphModule
 
     def __init__(self, full: fx.GraphModule, example: Tensor, width: float) -> None:
         super().__init__()
@@ -105,8 +107,8 @@ def add_widths(network: nn.Module, example: Tensor, widths: Sequence[float]) -> 
 
 def narrower(network: nn.Module) -> list[Narrow]:
     """The narrow networks of `network`, widest first."""
-    children = getattr(network, _CHILD, ())
-    return list(children.values()) if isinstance(children, nn.ModuleDict) else []
+    children = getattr(network, _CHILD, None)
+    return [child for child in children.values() if isinstance(child, Narrow)] if children is not None else []
 
 
 def at_width(network: nn.Module, width: float) -> nn.Module:
