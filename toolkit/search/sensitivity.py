@@ -48,8 +48,8 @@ def layer_weights(network: nn.Module, activations: Sequence[nn.Module]) -> list[
 
 def _in_order(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     if not isinstance(network, fx.GraphModule):
-        return network.named_modules()
-    calls = (str(node.target) for node in network.graph.nodes if node.op == "call_module")
+        return iter(network.named_modules())
+    calls = [str(node.target) for node in network.graph.nodes if node.op == "call_module"]
     return ((path, network.get_submodule(path)) for path in calls)
 
 
