@@ -22,7 +22,7 @@ CHECKPOINT = "model.safetensors"
 def check_sites(recovered: Mapping[str, RecoveredSite], metadata: Metadata, run: Path | None) -> Check:
     """Raises AurepError where `run` holds no readable checkpoint."""
     problems, unseen = [], 0
-    tensors = load_checkpoint(run) if run is not None else None
+    tensors = _stored(run, metadata.training.width) if run is not None else None
     if run is not None and metadata.checkpoint not in (None, sha256(run / CHECKPOINT)):
         problems.append(f"The model was exported from another checkpoint than {run / CHECKPOINT}.")
     for claim in metadata.sites:
@@ -48,6 +48,15 @@ def check_sites(recovered: Mapping[str, RecoveredSite], metadata: Metadata, run:
         hint = f"Coefficients that nothing uses are not in the graph ({unseen} of {all_sites} sites)."
     measured = f"{max(right, 0)} of {all_sites} sites equal {against}"
     return Check("sites", measured, f"all {all_sites}", not problems, hint)
+
+
+def _stored(run: Path, width: float | None) -> Tensors:
+    """The tensors of the run's checkpoint, at the width that was exported."""
+    if width is None:
+        return load_checkpoint(run)
+    from aurep.training import load_run
+
+    return {name: tensor.numpy() for name, tensor in load_run(run).at_width(width).model.state_dict().items()}
 
 
 def load_checkpoint(run: Path) -> dict[str, NDArray[Any]]:

@@ -134,7 +134,7 @@ def _run_checks(
     except CannotRunError as error:
         work.checks.append(Check("parity", "does not run", None, False, str(error)))
         return None
-    run = _load_run(work.run)
+    run = _load_run(work)
     stored = read_samples(work.artefact.bundle) if work.artefact.bundle is not None else None
     try:
         _check_samples(work, session, recovered, stored, run)
@@ -192,12 +192,14 @@ def _check_accuracy(
         work.checks.append(Check("accuracy", "does not run", None, False, str(error)))
 
 
-def _load_run(folder: Path | None) -> Any:
-    if folder is None:
+def _load_run(work: _Work) -> Any:
+    if work.run is None:
         return None
     from aurep.training import load_run
 
-    return load_run(folder)
+    run = load_run(work.run)
+    width = work.metadata.training.width if work.metadata is not None else None
+    return run if width is None else run.at_width(width)
 
 
 def _input_of(model: onnx.ModelProto) -> InputClaim:

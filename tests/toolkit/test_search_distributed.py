@@ -14,14 +14,16 @@ from pathlib import Path
 from torch import distributed as dist
 import aurep
 from aurep.search import POLICIES
+from aurep.slimming import narrower
 from aurep.surgery import hybrid_sites
 from aurep.training.config import parse_config
 from aurep.training.engine import Engine
 
-step = Engine._step
+step, seen = Engine._step, []
 
 def agreeing(self, phase, *rest):
     found = step(self, phase, *rest)
+    seen[:] = [phase.model]
     if phase.policy:
         for site in hybrid_sites(phase.model):
             for mine in (site.mask.int(), site.alpha.detach().clone()):
@@ -42,6 +44,14 @@ for method in POLICIES:
     dist.all_gather_object(counts, [site.kept for site in result.sites])
     assert counts[0] == counts[1], method
     assert method == "layerwise" or result.relu_count == 77, method
+overrides = [f"baseline.checkpoint='{folder / 'teacher'}'", "search.method=senet", "search.widths=[0.5, 1.0]"]
+aurep.train(parse_config(recipe, "test", [*overrides, "finetune.epochs=1"]), folder / "widths")
+norms = [m for n in narrower(seen[-1]) for m in n.norms.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+assert len(norms) == 12
+for mine in [p for m in norms for p in m.parameters()]:
+    other = mine.detach().clone()
+    dist.broadcast(other, 0)
+    assert torch.equal(mine, other)  # gradients of the narrow network's own parameters are shared as well
 """
 
 

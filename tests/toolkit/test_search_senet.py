@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from searching import SIZES, Search, batches, network
 from torch import nn
 
@@ -37,7 +40,9 @@ def test_published_sensitivities_give_the_published_law(budget: int) -> None:
     shares = water_fill(CAPACITIES, ETA, budget)
     assert sum(shares) == budget
     assert np.abs(np.array(shares) - by_bisection(CAPACITIES, ETA, budget)).max() < 1
-    assert shares[-4:] == ([8192] * 4 if budget > 100_000 else shares[-4:])
+    k = max(share / eta for share, eta in zip(shares, ETA, strict=True) if share)  # of a layer that is not full
+    full = [share == capacity for share, capacity in zip(shares, CAPACITIES, strict=True)]
+    assert full == [k * eta >= capacity - 1 for eta, capacity in zip(ETA, CAPACITIES, strict=True)]
 
 
 layers = st.lists(st.tuples(st.integers(1, 60), st.floats(0.01, 5)), min_size=1, max_size=7)
@@ -70,21 +75,66 @@ def test_impossible_shares_are_refused(weights: list[float], budget: int, messag
 
 
 def test_sensitivity_is_one_minus_the_density_after_global_pruning() -> None:
-    groups = [[torch.tensor([5.0, -6.0, 0.1, 0.2])], [torch.tensor([[-7.0, 0.3]]), torch.tensor([0.4, 0.5])]]
-    assert magnitude_sensitivities(groups, 3 / 8) == [0.5, 0.75]
+    first = {"a.weight": torch.tensor([5.0, -6.0, 0.1, 0.2])}
+    second = {"b.weight": torch.tensor([[-7.0, 0.3]]), "c.weight": torch.tensor([0.4, 0.5])}
+    assert magnitude_sensitivities([first, second], 3 / 8) == [0.5, 0.75]
+
+
+def pruned_file(tmp_path: Path, densities: dict[str, float]) -> str:
+    """The teacher's weights, of which the given share stays; biases are left alone."""
+    state = network().state_dict()
+    for name, density in densities.items():
+        weight = state[name].flatten()
+        weight[round(density * len(weight)) :] = 0.0
+        state[name] = weight.view(state[name].shape)
+    save_file(state, tmp_path / "pruned.safetensors")
+    return str(tmp_path / "pruned.safetensors")
+
+
+def test_a_pruned_network_of_the_users_gives_the_sensitivities(tmp_path: Path) -> None:
+    path = pruned_file(tmp_path, {"0.weight": 2 / 3, "2.weight": 0.25, "5.weight": 0.1})
+    search = Search("senet", 40, 0, {"pruned": path})
+    assert search.counts() == water_fill(SIZES, [1 / 3, 0.75, 0.9], 40)
+    assert search.counts() != Search("senet", 40, 0).counts()
+
+
+UNFIT = {
+    "no such file": ({}, {"pruned": "nowhere.safetensors"}, "nowhere.safetensors does not exist"),
+    "not pruned": ({}, {}, "holds no zero weights"),
+    "two sources": ({"0.weight": 0.5}, {"eta": [1, 1, 1]}, "give one of them"),
+}
+
+
+@pytest.mark.parametrize(("densities", "options", "message"), UNFIT.values(), ids=UNFIT.keys())
+def test_unfit_sensitivities_are_refused(
+    densities: dict[str, float], options: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    path = pruned_file(tmp_path, densities)
+    with pytest.raises(aurep.AurepError, match=message):
+        Search("senet", 40, 0, {"pruned": path, **options})
+
+
+def test_pruned_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    with pytest.raises(aurep.AurepError, match="not a readable safetensors"):
+        Search("senet", 40, 0, {"pruned": str(tmp_path / "junk.safetensors")})
+    save_file({"0.weight": torch.zeros(3, 1, 2, 2)}, tmp_path / "other.safetensors")
+    with pytest.raises(aurep.AurepError, match=r"0\.weight is \(3, 1, 2, 2\).*\(3, 1, 3, 3\) in the teacher"):
+        Search("senet", 40, 0, {"pruned": str(tmp_path / "other.safetensors")})
 
 
 def test_layer_weights_are_those_that_run_before_each_activation() -> None:
     model = network()
     tapped, taps = tap_activations(model, ("relu",), ["1", "3", "6"])
     groups = layer_weights(tapped, taps)
-    assert [[w.data_ptr() for w in group] for group in groups] == [[model[k].weight.data_ptr()] for k in (0, 2, 5)]
+    assert [[*group] for group in groups] == [["0.weight"], ["2.weight"], ["5.weight"]]
+    assert [w.data_ptr() for group in groups for w in group.values()] == [model[k].weight.data_ptr() for k in (0, 2, 5)]
 
 
 def test_activation_without_weights_needs_an_eta() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.ReLU())
     with pytest.raises(aurep.AurepError, match=r"before activation 1.*search\.options\.eta"):
-        magnitude_sensitivities(layer_weights(*tap_activations(model, ("relu",), ["1", "2"])), 0.5)
+        layer_weights(*tap_activations(model, ("relu",), ["1", "2"]))
 
 
 def test_tapped_network_computes_the_same_and_its_taps_see_every_activation() -> None:

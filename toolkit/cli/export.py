@@ -30,10 +30,14 @@ TARGET_NAMES = ("onnx", "onnxruntime", "crypten", "spu", "helayers", "mask")  # 
     show_default=True,
     help="Whether crypten shares the polynomials' coefficients as secret weights.",
 )
+@click.option("--width", type=float, default=1.0, help="Share of the channels, of those that the run was trained at.")
 @click.option("--no-validate", is_flag=True, help="Do not validate what was written.")
-def command(run: Path, bundle: Path, target: str, batch: str | None, coefficients: str, no_validate: bool) -> None:
+def command(
+    run: Path, bundle: Path, target: str, batch: str | None, coefficients: str, width: float, no_validate: bool
+) -> None:
     """Export the run folder RUN as ONNX, and validate the result against the run."""
-    file = export_run(run, bundle, target, batch=_batch(batch), secret_coefficients=coefficients == "secret")
+    secret = coefficients == "secret"
+    file = export_run(run, bundle, target, batch=_batch(batch), secret_coefficients=secret, width=width)
     click.echo(f"wrote {file} ({file.stat().st_size:,} bytes) for target {target}")
     if not no_validate:
         from rich.console import Console
@@ -47,13 +51,19 @@ def command(run: Path, bundle: Path, target: str, batch: str | None, coefficient
 
 
 def export_run(
-    run: Path, bundle: Path, target: str = "onnx", *, batch: Batch | None = None, secret_coefficients: bool = False
+    run: Path,
+    bundle: Path,
+    target: str = "onnx",
+    *,
+    batch: Batch | None = None,
+    secret_coefficients: bool = False,
+    width: float = 1.0,
 ) -> Path:
     """Export the run folder `run` with all that it knows of itself; returns the path of the ONNX file."""
     from aurep.exporters import export
     from aurep.training import load_run
 
-    loaded = load_run(run)
+    loaded = load_run(run).at_width(width)
     return export(
         loaded.model,
         loaded.example_input,

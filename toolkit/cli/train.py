@@ -87,10 +87,11 @@ def summary(result: RunResult) -> Table:
     from rich.table import Table
 
     table = Table("", *[_right(name) for name in ("ReLUs", "val %", "test %")])
-    rows = (
+    rows = [
         ("teacher", result.relu_total, result.teacher_val_accuracy, result.teacher_test_accuracy),
         ("hybrid", result.relu_count, result.val_accuracy, result.test_accuracy),
-    )
+    ]
+    rows += [(f"at width {n.width:g}", n.relu_count, n.val_accuracy, n.test_accuracy) for n in result.narrower]
     for name, count, val, test in rows:
         table.add_row(name, f"{count:,}", "–" if val is None else f"{val:.2f}", f"{test:.2f}")
     table.caption = f"budget {result.relu_budget:,} of {result.relu_total:,}; {result.seconds:.0f} s of training"

@@ -10,7 +10,8 @@ ICLR 2023. Three stages:
    the weights.
 3. Finetuning with CE, KL and PRAM: finetune.ce_weight, kd_weight and pram_weight, published as 0.1, 0.5 and 1000.
 
-Replaced elements become the identity; any degree on request.
+Replaced elements become the identity; any degree on request. SENet++ is `search.widths` (see `aurep.slimming`), which
+the search, like the finetuning, trains together; the masks are those of the full width.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from aurep.errors import AurepError
 from aurep.search.masks import keep_top
 from aurep.search.policy import Policy
 from aurep.search.ranks import sum_over_ranks
-from aurep.search.sensitivity import layer_weights, magnitude_sensitivities
+from aurep.search.sensitivity import layer_weights, magnitude_sensitivities, pruned_sensitivities, read_pruned
 from aurep.search.shares import water_fill
 
 Sensitivity = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -38,8 +39,9 @@ class SenetOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    eta: list[Sensitivity] | None = None  # per site; None: from pruning the teacher
-    density: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of the pruned teacher's weights
+    eta: list[Sensitivity] | None = None  # per site; None: measured on a pruned network
+    pruned: str | None = None  # its weights, a safetensors file; None: the teacher's, pruned by magnitude
+    density: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of the weights of a teacher pruned so
     stop_distance: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
@@ -58,6 +60,9 @@ class Senet(Policy):
                 f"search.options.eta has {len(options.eta)} numbers but the model has {len(sites)} sites; "
                 f"give one for each of {names}."
             )
+        if options.eta is not None and options.pruned is not None:
+            raise AurepError("search.options.eta and search.options.pruned both give sensitivities; give one of them.")
+        self._pruned = read_pruned(options.pruned) if options.pruned is not None else None
         self.layer_budgets: list[int] = []
         self.frozen = False
         self.differences = [torch.zeros_like(site.alpha, requires_grad=False) for site in sites]
@@ -65,9 +70,7 @@ class Senet(Policy):
         self._hooks: list[Any] = []
 
     def watch(self, teacher: nn.Module, activations: Sequence[nn.Module]) -> None:
-        eta = self.options.eta
-        if eta is None:
-            eta = magnitude_sensitivities(layer_weights(teacher, activations), self.options.density)
+        eta = self._sensitivities(teacher, activations)
         self.layer_budgets = water_fill([site.mask.numel() for site in self.sites], eta, self.budget)
         draw = torch.Generator().manual_seed(self.seed)
         self._keep([torch.rand(site.shape, generator=draw).to(site.mask.device) for site in self.sites])
@@ -76,6 +79,15 @@ class Senet(Policy):
                 site.register_forward_hook(lambda m, _, y, k=k: self._seen(k, m, y)),
                 activation.register_forward_hook(lambda _m, _, y, k=k: self._compare(k, y)),
             ]
+
+    def _sensitivities(self, teacher: nn.Module, activations: Sequence[nn.Module]) -> Sequence[float]:
+        eta: list[float] | None = self.options.eta
+        if eta is not None:
+            return eta
+        groups = layer_weights(teacher, activations)
+        if self._pruned is not None:
+            return pruned_sensitivities(groups, self._pruned, self.options.pruned)
+        return magnitude_sensitivities(groups, self.options.density)
 
     def _seen(self, k: int, site: nn.Module, output: Tensor) -> None:
         if site.training:

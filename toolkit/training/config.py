@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from aurep.errors import AurepError
 from aurep.polynomial import Fit
@@ -19,6 +19,7 @@ Epochs = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Width = Annotated[float, Field(gt=0, le=1)]
 
 
 class _Section(BaseModel):
@@ -100,10 +101,18 @@ class SearchConfig(StudentConfig):
     budget: int | str = "10%"
     degree: Literal[0, 1, 2] | None = None  # None: the method's own, 0 for snl and senet, 2 for the others
     coefficients: Literal["channel", "element"] = "channel"
+    widths: tuple[Width, ...] = (1.0,)  # narrower networks trained along, from the first channels (SENet++)
     calibration: int = Field(default=2048, ge=1)  # images that the polynomials are fitted on
     fit: Fit = "moments"  # how they are fitted: by least squares, the normal closed form, or AutoReP's code
     refits: int = Field(default=0, ge=0)  # times they are fitted anew while the search moves the masks
     options: dict[str, Any] = {}
+
+    @field_validator("widths")
+    @classmethod
+    def _full_width_and_others(cls, widths: tuple[float, ...]) -> tuple[float, ...]:
+        if 1.0 not in widths or len(set(widths)) < len(widths):
+            raise ValueError("it must list 1.0, the full network, and every width once")
+        return widths
 
 
 class FinetuneConfig(StudentConfig):

@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from statistics import mean
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from aurep.budget import ReluBudget
 from aurep.data.loader import DeviceLoader
 from aurep.errors import AurepError
 from aurep.search import Policy
+from aurep.slimming import Narrow
 from aurep.surgery import evaluating, hybrid_sites, relu_sites
 from aurep.training.checkpoint import RunFolder, portable
 from aurep.training.config import PhaseConfig, StudentConfig
@@ -45,7 +47,8 @@ class Phase:
         policy: moves the masks; None leaves them alone.
         terms: added to the loss.
         upkeep: done to the model `upkeeps` times, evenly spread over the phase's steps.
-        choose_best: end with the epoch of highest validation accuracy instead of the last.
+        choose_best: end with the epoch of highest validation accuracy (mean over the widths) instead of the last.
+        narrower: `model` at smaller widths, which share its weights: in every step the loss of each is added.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Phase:
     upkeep: Callable[[nn.Module], None] | None = None
     upkeeps: int = 0
     choose_best: bool = False
+    narrower: Sequence[Narrow] = ()
 
 
 @dataclass
@@ -106,11 +110,12 @@ class Engine:
                 self._train_epoch(phase, model, wrapped, train, counters, stop, best)
                 if phase.policy:
                     phase.policy.after_epoch(epoch)
-                accuracy = evaluate(phase.model, val) if val is not None and len(val) else None
-                accuracy = self.fabric.broadcast(accuracy)  # one verdict for all ranks
-                if phase.choose_best and accuracy is not None and accuracy > counters.best_accuracy:
-                    counters.best_accuracy, best = accuracy, portable(phase.model)
-                self._record(phase, counters, accuracy, wrapped)
+                widths = (phase.model, *phase.narrower)
+                accuracies = [evaluate(network, val) for network in widths] if val is not None and len(val) else []
+                accuracies = self.fabric.broadcast(accuracies)  # one verdict for all ranks
+                if phase.choose_best and accuracies and mean(accuracies) > counters.best_accuracy:
+                    counters.best_accuracy, best = mean(accuracies), portable(phase.model)
+                self._record(phase, counters, accuracies, wrapped)
                 counters = Counters(epoch=epoch + 1, best_accuracy=counters.best_accuracy)
                 self._save(phase, wrapped, counters, best)
                 if stop.received:
@@ -163,7 +168,9 @@ class Engine:
     def _step(self, phase: Phase, model: nn.Module, optimizer: Any, x: Tensor, y: Tensor) -> Tensor:
         """One optimiser step; returns (loss * n, correct, n) on the device."""
         logits = model(x)
-        loss = self._loss(phase, logits, x, y)
+        with self.fabric.autocast():
+            others = [narrow(x) for narrow in phase.narrower]
+        loss = self._loss(phase, [logits, *others], x, y)
         optimizer.zero_grad()
         self.fabric.backward(loss)
         if phase.config.clip_norm:
@@ -172,23 +179,28 @@ class Engine:
         correct = (logits.detach().argmax(1) == y).sum()
         return torch.stack([loss.detach().double() * len(y), correct.double(), correct.new_tensor(len(y)).double()])
 
-    def _loss(self, phase: Phase, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        config = phase.config
-        loss = F.cross_entropy(logits.float(), y, label_smoothing=config.label_smoothing)
-        if isinstance(config, StudentConfig):
-            loss = config.ce_weight * loss
-            if phase.teacher is not None:
-                with torch.no_grad(), self.fabric.autocast():
-                    taught = phase.teacher(x)
-                if config.kd_weight:
+    def _loss(self, phase: Phase, widths: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
+        """The loss of the logits of all `widths`, summed, and the terms."""
+        config, taught = phase.config, None
+        if phase.teacher is not None:
+            with torch.no_grad(), self.fabric.autocast():
+                taught = phase.teacher(x)
+        losses = []
+        for logits in widths:
+            loss = F.cross_entropy(logits.float(), y, label_smoothing=config.label_smoothing)
+            if isinstance(config, StudentConfig):
+                loss = config.ce_weight * loss
+                if taught is not None and config.kd_weight:
                     loss = loss + config.kd_weight * distillation(logits, taught, config.temperature)
+            losses.append(loss)
+        loss = torch.stack(losses).sum()
         for term in phase.terms:
             loss = loss + term()
         if phase.policy and (penalty := phase.policy.penalty()) is not None:
             loss = loss + penalty
         return loss
 
-    def _record(self, phase: Phase, counters: Counters, accuracy: float | None, optimizer: Any) -> None:
+    def _record(self, phase: Phase, counters: Counters, accuracies: Sequence[float], optimizer: Any) -> None:
         totals = torch.tensor(counters.totals, dtype=torch.float64, device=self.fabric.device)
         totals = torch.as_tensor(self.fabric.all_reduce(totals, reduce_op="sum"))
         loss, correct, seen = totals.tolist()
@@ -199,11 +211,12 @@ class Engine:
             "lr": optimizer.param_groups[0]["lr"],
             "train_loss": loss / seen,
             "train_accuracy": 100 * correct / seen,
-            "val_accuracy": accuracy,
+            "val_accuracy": accuracies[0] if accuracies else None,
             "relu_count": ReluBudget.of(sites).relu_count if sites else None,
             "seconds": counters.seconds,
             "images_per_second": seen / counters.seconds,
         }
+        row |= {f"val_accuracy_{n.width:g}": a for n, a in zip(phase.narrower, accuracies[1:], strict=False)}
         self.rows.append(row)
         self.progress.epoch(row, phase.config.epochs)
 

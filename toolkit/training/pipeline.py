@@ -11,7 +11,7 @@ import io
 import json
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from aurep.errors import AurepError
 from aurep.files import write_bytes, write_text
 from aurep.models import build_model
 from aurep.search import Policy, check_options, policy_class
+from aurep.slimming import Narrow, add_widths, narrower
 from aurep.surgery import fit_polynomials, hybrid_sites, prepare, relu_sites, tap_activations
 from aurep.training.checkpoint import RunFolder, load_weights, portable, read_weights, save_weights
 from aurep.training.config import Config, StudentConfig
@@ -43,6 +44,17 @@ PHASES = ("baseline", "search", "finetune", "done")
 
 
 @dataclass(frozen=True)
+class WidthResult:
+    """A run's network at a width below 1, counted and measured by itself."""
+
+    width: float
+    relu_count: int
+    relu_total: int
+    val_accuracy: float | None
+    test_accuracy: float
+
+
+@dataclass(frozen=True)
 class RunResult:
     """What a run ended with. Accuracies in percent; `None` where there is no validation split."""
 
@@ -56,6 +68,7 @@ class RunResult:
     val_accuracy: float | None
     test_accuracy: float
     seconds: float
+    narrower: tuple[WidthResult, ...] = ()
 
 
 @dataclass
@@ -73,6 +86,7 @@ class Pipeline:
         self.data = read_data(self.config)
         self.options = check_options(self.config.search.method, self.config.search.options)
         blank = prepare_student(self.config, self._network(), self.example)
+        add_widths(blank, self.example, self.config.search.widths)  # refuses a network that cannot be narrowed
         self.total = ReluBudget.of(relu_sites(blank)).relu_total
         self.budget = parse_budget(self.config.search.budget, self.total)
         self._policy(blank)  # refuses options that do not fit the model
@@ -92,6 +106,7 @@ class Pipeline:
         teacher = self._baseline(engine, weights if begun == 0 else None, state if begun == 0 else None)
         student = prepare_student(self.config, copy.deepcopy(teacher).cpu(), self.example)
         student.to(self.fabric.device)
+        add_widths(student, self.example.to(self.fabric.device), self.config.search.widths)
         if begun > 0 and weights is not None:
             load_weights(student, weights, self.folder.weights)
         if begun <= 1:
@@ -184,7 +199,9 @@ class Pipeline:
 
     def _fit(self, engine: Engine, phase: Phase, activations: list[nn.Module], state: dict[str, Any] | None) -> None:
         assert isinstance(phase.config, StudentConfig)
-        phase.terms = student_terms(phase.config, hybrid_sites(phase.model), activations)
+        phase.narrower = narrower(phase.model)
+        widths = [hybrid_sites(phase.model), *(narrow.sites for narrow in phase.narrower)]
+        phase.terms = [term for sites in widths for term in student_terms(phase.config, sites, activations)]
         engine.fit(phase, self._loader("train", phase.name), self._loader("val"), state)
         for term in phase.terms:
             term.close()
@@ -206,11 +223,18 @@ class Pipeline:
             evaluate(student, val) if has_val else None,
             evaluate(student, test),
             sum(row["seconds"] for row in engine.rows),
+            tuple(self._measured(narrow, val if has_val else None, test) for narrow in narrower(student)),
         )
         if self.fabric.is_global_zero:
             self._write(result, engine.rows, student)
         self.fabric.barrier()
         return result
+
+    def _measured(self, narrow: Narrow, val: DeviceLoader | None, test: DeviceLoader) -> WidthResult:
+        network = narrow.network()
+        count = ReluBudget.of(relu_sites(network))
+        accuracy = evaluate(network, val) if val is not None else None
+        return WidthResult(narrow.width, count.relu_count, count.relu_total, accuracy, evaluate(network, test))
 
     def _write(self, result: RunResult, rows: list[dict[str, Any]], student: nn.Module) -> None:
         folder, data = self.folder, self.data
@@ -234,6 +258,7 @@ class Pipeline:
                 "teacher_val_accuracy": result.teacher_val_accuracy,
                 "teacher_test_accuracy": result.teacher_test_accuracy,
             },
+            "narrower": [asdict(width) for width in result.narrower],
             "seconds": round(result.seconds, 1),
             "finished": time.strftime("%Y-%m-%d"),
         }

@@ -40,6 +40,8 @@ class Progress:
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         self.close()
         val = "" if row["val_accuracy"] is None else f"  val {row['val_accuracy']:5.2f} %"
+        widths = {key.removeprefix("val_accuracy_"): row[key] for key in row if key.startswith("val_accuracy_")}
+        val += "".join(f"  at width {width} {accuracy:5.2f} %" for width, accuracy in widths.items())
         kept = "" if row["relu_count"] is None else f"  ReLUs {row['relu_count']:,}"
         self.say(
             f"{row['phase']:>8} {row['epoch']:3d}/{epochs}  loss {row['train_loss']:.4f}  "
@@ -55,7 +57,8 @@ class Progress:
     def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
         """One row per epoch; empty cells where a value does not apply."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]) if rows else ["phase", "epoch"], lineterminator="\n")
+        columns = list(dict.fromkeys(key for row in rows for key in row)) or ["phase", "epoch"]
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_text(path, text.getvalue())

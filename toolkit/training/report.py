@@ -31,6 +31,9 @@ def html_report(facts: dict[str, Any], rows: Sequence[dict[str, Any]], config_to
         ),
         ("hybrid", facts["relu_count"], training["val_accuracy"], training["test_accuracy"]),
     ]
+    for narrow in facts["narrower"]:
+        name = f"hybrid at width {narrow['width']:g}"
+        scores.append((name, narrow["relu_count"], narrow["val_accuracy"], narrow["test_accuracy"]))
     return "\n".join(
         [
             f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title>",

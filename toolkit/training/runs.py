@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from aurep.errors import AurepError
 from aurep.files import sha256, write_text
 from aurep.metadata import InputClaim, TrainingClaim
+from aurep.slimming import add_widths, at_width
 from aurep.training.checkpoint import RunFolder, load_weights, read_weights
 from aurep.training.config import Config, check_config, parse_config
 from aurep.training.pipeline import Pipeline, RunResult, build_network, prepare_student
@@ -125,18 +126,28 @@ def read_config(path: str | os.PathLike[str]) -> Config:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, read back from its folder."""
+    """A finished run, read back from its folder, at one of the widths it was trained at."""
 
     folder: RunFolder
     config: Config
     facts: dict[str, Any]
+    width: float = 1.0
+
+    def at_width(self, width: float) -> Run:
+        """The same run, with its model at `width`. Raises AurepError where it was not trained at it."""
+        trained = self.config.search.widths
+        if width not in trained:
+            known = ", ".join(f"{w:g}" for w in trained)
+            raise AurepError(f"{self.folder.path} was trained at width {known}, not {width:g}; choose one of these.")
+        return replace(self, width=width)
 
     @cached_property
     def model(self) -> nn.Module:
         """The prepared network with its final weights and masks, on the CPU, in eval mode."""
         model = self._build(prepared=True)
+        add_widths(model, self.example_input, self.config.search.widths)
         load_weights(model, read_weights(self.folder.model), self.folder.model)
-        return model.eval()
+        return at_width(model, self.width).eval()
 
     @cached_property
     def teacher(self) -> nn.Module:
@@ -163,7 +174,12 @@ class Run:
 
     @property
     def training(self) -> TrainingClaim:
-        return TrainingClaim.model_validate(self.facts["training"])
+        claim = TrainingClaim.model_validate(self.facts["training"])
+        for narrow in self.facts.get("narrower", ()):
+            if narrow["width"] == self.width:
+                keys = ("width", "val_accuracy", "test_accuracy")
+                return claim.model_copy(update={key: narrow[key] for key in keys})
+        return claim
 
     @property
     def checkpoint_sha256(self) -> str:
