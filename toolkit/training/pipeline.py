@@ -98,7 +98,7 @@ class Pipeline:
 
     def _network(self) -> nn.Module:
         network = build_network(self.config, self.data.image_shape, len(self.data.classes))
-        return network.to(memory_format=_LAYOUT)
+        return network.to(memory_format=_LAYOUT)  # type: ignore[call-overload, no-any-return]  # torch leaves it out
 
     def run(self, resume: bool) -> RunResult:
         engine, weights, state = self._engine(resume)
