@@ -30,6 +30,11 @@ KINDS: dict[str, tuple[type[nn.Module], tuple[Callable[..., Any], ...], tuple[st
     "gelu": (nn.GELU, (F.gelu,), ()),
 }
 _IN_PLACE = (F.relu_, torch.relu_)
+_MAX_POOLS: dict[Any, Any] = {
+    F.max_pool2d: nn.MaxPool2d,
+    torch.max_pool2d: nn.MaxPool2d,
+    F.adaptive_max_pool2d: nn.AdaptiveMaxPool2d,
+}
 MakeSite = Callable[[tuple[int, ...], str], HybridActivation]
 
 
@@ -74,7 +79,7 @@ def replace_nodes(
     for node, kind in calls:  # classified beforehand: a site takes its module's place, and other calls look there
         if kind is not None:
             _put_site(node, kind, module, used, make, node in rectifies)
-        elif avg and node.op == "call_function" and node.target is F.max_pool2d:
+        elif avg and node.op == "call_function" and node.target in _MAX_POOLS:
             _put_average(node, module, used)
     module.graph.lint()
     module.delete_all_unused_submodules()
@@ -148,16 +153,19 @@ def _free_name(node: fx.Node, kind: str, module: nn.Module, used: set[str]) -> s
 
 def _exists(module: nn.Module, path: str) -> bool:
     parent, _, name = path.rpartition(".")
-    return hasattr(module.get_submodule(parent), name)
+    try:
+        return hasattr(module.get_submodule(parent), name)
+    except AttributeError:  # a module without tensors, which torch.fx leaves out
+        return False
 
 
 def _put_average(node: fx.Node, module: fx.GraphModule, used: set[str]) -> None:
     options = {k: v for k, v in node.kwargs.items() if k not in ("input", "return_indices")}
-    pooling: Any = nn.MaxPool2d
-    pool = pooling(*node.args[1:], **options)
+    pool = _MAX_POOLS[node.target](*node.args[1:], **options)
+    source = node.args[0] if node.args else node.kwargs["input"]
     name = _free_name(node, "avg_pool", module, used)
     module.add_submodule(name, average_pool(pool))
-    node.op, node.target, node.args, node.kwargs = "call_module", name, node.args[:1], {}
+    node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
 
 
 class _FunctionCalls(TorchFunctionMode):

@@ -152,20 +152,57 @@ def test_other_activations_are_taken_over_on_request(kind: str, module: nn.Modul
     assert [s.name for s in aurep.relu_sites(aurep.prepare(model, x, replace=("relu", kind)))] == ["1", "3"]
 
 
-@pytest.mark.parametrize("functional", [False, True])
-def test_maxpool_avg_swaps_every_max_pooling(functional: bool, x: Tensor) -> None:
+class OwnActivation(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x)
+
+
+class OwnReLU(nn.ReLU):
+    pass
+
+
+@pytest.mark.parametrize("activation", [OwnActivation, OwnReLU])
+def test_activations_of_the_user_s_own_without_tensors(activation: type[nn.Module], x: Tensor) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), activation(), nn.Conv2d(4, 4, 3), activation()).eval()
+    prepared = aurep.prepare(model, x)
+    assert len(aurep.relu_sites(prepared)) == 2
+    assert torch.equal(prepared(x), model(x))
+
+
+POOLINGS = {
+    "function": lambda x: F.max_pool2d(x, 3, stride=2, padding=1),
+    "torch's own": lambda x: torch.max_pool2d(x, 3, 2, 1),
+    "keywords": lambda x: F.max_pool2d(input=x, kernel_size=3, stride=2, padding=1),
+}
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 2, 1), *POOLINGS.values()], ids=["module", *POOLINGS])
+def test_maxpool_avg_swaps_every_max_pooling(pool: Callable[[Tensor], Tensor], x: Tensor) -> None:
     class Pooled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.relu, self.pool = nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+            self.relu, self.pool = nn.ReLU(), pool
 
         def forward(self, x: Tensor) -> Tensor:
-            x = self.relu(x)
-            return F.max_pool2d(x, 3, stride=2, padding=1) if functional else self.pool(x)
+            return self.pool(self.relu(x))
 
     expected = F.avg_pool2d(x.relu(), 3, 2, 1, count_include_pad=False)
     torch.testing.assert_close(aurep.prepare(Pooled(), x, maxpool="avg")(x), expected)
     torch.testing.assert_close(aurep.prepare(Pooled(), x)(x), F.max_pool2d(x.relu(), 3, 2, 1))
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_maxpool_avg_swaps_adaptive_max_pooling(functional: bool, x: Tensor) -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu, self.pool = nn.ReLU(), nn.AdaptiveMaxPool2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.relu(x)
+            return F.adaptive_max_pool2d(x, 2) if functional else self.pool(x)
+
+    torch.testing.assert_close(aurep.prepare(Pooled(), x, maxpool="avg")(x), F.adaptive_avg_pool2d(x.relu(), 2))
 
 
 @settings(max_examples=25, deadline=None)

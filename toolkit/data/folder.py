@@ -80,8 +80,10 @@ def list_images(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], Lab
                 raise AurepError(f"{entry} is a folder inside a class folder; expected images only: move it away.")
             files.append(entry)
             labels.append(classes.index(name))
-    if not files:
-        raise AurepError(f"{folder} has class folders but no image in them; expected at least one for each.")
+        if classes.index(name) not in labels[-1:]:
+            raise AurepError(
+                f"{folder / name} holds no image, expected one of each class at least; add one, or remove it."
+            )
     return files, np.array(labels, np.int64)
 
 

@@ -97,6 +97,8 @@ def split_data(name: str, raw: RawData, val_fraction: float) -> ImageData:
         keep = _kept_for_training(name, len(x_train), val_fraction)
         x_val, y_val = x_train[keep:], y_train[keep:]
         x_train, y_train = x_train[:keep], y_train[:keep]
+    if y_train.min() == y_train.max():
+        raise AurepError(f"data {name!r} has training images of one class only, expected at least 2 to tell apart.")
     mean, std = channel_statistics(x_train)
     return ImageData(name, x_train, y_train, x_val, y_val, raw.x_test, raw.y_test, raw.classes, mean, std)
 

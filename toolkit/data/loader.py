@@ -127,16 +127,21 @@ def _check(
     world_size: int,
 ) -> None:
     if batch_size < 1:
-        raise AurepError(f"batch size {batch_size} is not positive; set it to at least 1.")
+        raise AurepError(f"batch size {batch_size} is not positive; set train.batch_size to at least 1.")
     if train and batch_size > images:
-        raise AurepError(f"batch size {batch_size} is above the {images} training images; lower it to at most that.")
+        raise AurepError(
+            f"batch size {batch_size} is above the {images} training images; lower train.batch_size to at most that."
+        )
     if not 0 <= rank < world_size:
         raise AurepError(f"rank {rank} is not in range({world_size}); expected 0 to world_size - 1.")
     if train and batch_size % world_size:
-        raise AurepError(f"batch size {batch_size} is not a multiple of the {world_size} processes; make it one.")
+        raise AurepError(
+            f"batch size {batch_size} is not a multiple of the {world_size} processes; make train.batch_size one."
+        )
     if seed < 0:
         raise AurepError(f"seed {seed} is negative, expected 0 or more.")
     if augment is not None and augment.padding == "reflect" and augment.pad >= min(shape[2:]):
         raise AurepError(
-            f"a reflected padding of {augment.pad} pixels needs larger images than {shape[2]}x{shape[3]}; lower it."
+            f"a reflected padding of {augment.pad} pixels needs larger images than {shape[2]}x{shape[3]}; "
+            "lower data.crop."
         )

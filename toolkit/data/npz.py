@@ -103,7 +103,12 @@ def _labels(path: Path, key: str, arrays: dict[str, NDArray[Any]], images: int) 
 
 def _classes(path: Path, arrays: dict[str, NDArray[Any]], y_train: Labels) -> tuple[str, ...]:
     if "classes" not in arrays:
-        return tuple(str(label) for label in range(int(y_train.max(initial=-1)) + 1))
+        highest = int(y_train.max(initial=-1))
+        if highest >= max(len(y_train), 1):
+            raise AurepError(
+                f"'y_train' of {path} has the label {highest} for {len(y_train)} images; expected labels 0, 1, 2, ..."
+            )
+        return tuple(str(label) for label in range(highest + 1))
     names = arrays["classes"]
     if names.dtype.kind != "U" or names.ndim != 1:
         raise AurepError(f"'classes' of {path} is {names.dtype} {names.shape}, expected a row of names.")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from aurep.errors import AurepError
 from aurep.polynomial import Fit
@@ -25,13 +25,22 @@ Width = Annotated[float, Field(gt=0, le=1)]
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python counts true as 1; a recipe that says `width = true` is mistaken."""
+        wanted = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and wanted not in (bool, bool | None):
+            raise ValueError("true and false are no value for it")
+        return value
+
 
 class ModelConfig(_Section):
     """[model]"""
 
     name: str = "resnet9"
-    width: int | None = Field(default=None, ge=1)  # channels of the first stage; None: the published one
-    input_size: int | None = Field(default=None, ge=4)  # pixels; None: the data's
+    width: int | None = Field(default=None, ge=1, le=1024)  # channels of the first stage; None: the published one
+    input_size: int | None = Field(default=None, ge=4, le=4096)  # pixels; None: the data's
     stem_relu: bool | None = None
     maxpool: Literal["max", "avg"] = "max"
     replace: tuple[str, ...] = ("relu",)  # which activations become sites
@@ -178,7 +187,7 @@ def check_config(fields: Mapping[str, Any], origin: str = "configuration") -> Co
         return Config.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(str(part) for part in first["loc"][:2])  # behind them comes which type of a union was tried
         if first["type"] == "extra_forbidden":
             raise AurepError(f"{origin}: unknown key {key!r}; {_known_keys(first['loc'])}.") from None
         raise AurepError(f"{origin}: {key} = {first['input']!r} is not valid: {first['msg'].lower()}.") from None

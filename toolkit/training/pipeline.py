@@ -88,7 +88,10 @@ class Pipeline:
         blank = prepare_student(self.config, self._network(), self.example)
         add_widths(blank, self.example, self.config.search.widths)  # refuses a network that cannot be narrowed
         self.total = ReluBudget.of(relu_sites(blank)).relu_total
-        self.budget = parse_budget(self.config.search.budget, self.total)
+        try:
+            self.budget = parse_budget(self.config.search.budget, self.total)
+        except AurepError as error:
+            raise AurepError(f"search.budget: {error}") from None
         self._policy(blank)  # refuses options that do not fit the model
         self._loader("train", "baseline")  # refuses a batch size or crop that the data cannot give
 

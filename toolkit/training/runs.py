@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
+from aurep.budget import ReluSite
 from aurep.errors import AurepError
 from aurep.files import sha256, write_text
 from aurep.metadata import InputClaim, TrainingClaim
 from aurep.slimming import add_widths, at_width
 from aurep.training.checkpoint import RunFolder, load_weights, read_weights
 from aurep.training.config import Config, check_config, parse_config
-from aurep.training.pipeline import Pipeline, RunResult, build_network, prepare_student
+from aurep.training.pipeline import Pipeline, RunResult, WidthResult, build_network, prepare_student
 from aurep.training.progress import Progress
 
 LOCK = ".lock"
@@ -42,7 +43,8 @@ def train(
     Args:
         config: a checked configuration, or its sections as plain dicts.
         out: the run folder; default ``runs/<data>-<model>-<method>-<budget>-s<seed>``.
-        resume: go on with the run in `out` where it stopped. Without it, `out` must be new or empty.
+        resume: go on with the run in `out` where it stopped; one that has finished is read back. Without it, `out`
+            must be new or empty.
         console: where progress goes; None is silent.
 
     Raises:
@@ -53,6 +55,8 @@ def train(
     folder = RunFolder(out if out is not None else default_folder(checked))
     pipeline = Pipeline(checked, folder, Progress(console))  # refuses bad input before a folder is made
     with _owned(folder, pipeline.fabric.is_global_zero):
+        if folder.budget.exists() and resume:
+            return _result_of(folder)
         if folder.budget.exists():
             raise AurepError(f"{folder.path} holds a finished run; choose another folder with --out.")
         if not resume and any(name.name != LOCK for name in folder.path.iterdir()):
@@ -84,6 +88,25 @@ def train_baseline(config: Config, out: str | os.PathLike[str], console: Console
             if not folder.teacher.exists():
                 pipeline.run_baseline()
     return folder.path
+
+
+def _result_of(folder: RunFolder) -> RunResult:
+    """What the finished run in `folder` ended with."""
+    facts = json.loads(folder.budget.read_text())
+    training = facts["training"]
+    return RunResult(
+        folder.path,
+        facts["relu_budget"],
+        facts["relu_count"],
+        facts["relu_total"],
+        tuple(ReluSite(s["name"], tuple(s["shape"]), s["kept"], s["degree"]) for s in facts["sites"]),
+        training["teacher_val_accuracy"],
+        training["teacher_test_accuracy"],
+        training["val_accuracy"],
+        training["test_accuracy"],
+        facts["seconds"],
+        tuple(WidthResult(**width) for width in facts.get("narrower", ())),
+    )
 
 
 class RunBusy(AurepError):
