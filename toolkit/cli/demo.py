@@ -31,7 +31,7 @@ def command(out: Path) -> None:
     run, bundle = out / "run", out / "bundle"
     config = read("demo", [])
     console.rule("aurep train demo")
-    result = train(config, run, resume=not (run / "budget.json").exists(), console=console)
+    result = train(config, run, resume=True, console=console)
     console.rule("aurep export")
     file = export_run(run, bundle)
     console.print(f"wrote {file} ({file.stat().st_size:,} bytes)")

@@ -12,8 +12,8 @@ schedule = "cubic": after every step exactly the top K(progress) elements by  al
 
 Either way the search ends with an exact projection to the B elements of largest alpha.
 
-Indicators start uniform in (0, 1), as published, or, with initial = "saliency", at the element's rank (over N) by the
-score of `aurep.search.scores`, measured over the first `scoring` of the search with all elements kept.
+Indicators start at the element's rank (over N) by the score of `aurep.search.scores`, measured over the first `scoring`
+of the search with all elements kept; or, with initial = "uniform", at random in (0, 1), as published.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class AutoRepOptions(BaseModel):
     penalty: Annotated[float, Field(ge=0)] = 80.0  # lambda
     hysteresis: Annotated[float, Field(ge=0)] = 0.003  # t
     alpha_lr: Annotated[float, Field(gt=0)] = 1e-3
-    initial: Literal["uniform", "saliency"] = "uniform"
+    initial: Literal["uniform", "saliency"] = "saliency"
     scoring: Annotated[float, Field(gt=0, lt=1)] = 0.1  # with initial = "saliency"
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of the running scores, likewise
 
