@@ -35,6 +35,7 @@ _MAX_POOLS: dict[Any, Any] = {
     torch.max_pool2d: nn.MaxPool2d,
     F.adaptive_max_pool2d: nn.AdaptiveMaxPool2d,
 }
+_INDEXED_POOLS = (F.max_pool2d_with_indices, F.adaptive_max_pool2d_with_indices)
 MakeSite = Callable[[tuple[int, ...], str], HybridActivation]
 
 
@@ -79,6 +80,8 @@ def replace_nodes(
     for node, kind in calls:  # classified beforehand: a site takes its module's place, and other calls look there
         if kind is not None:
             _put_site(node, kind, module, used, make, node in rectifies)
+        elif avg and node.op == "call_function" and node.target in _INDEXED_POOLS:
+            raise AurepError(f"{node.format_node()} returns indices, which average-pooling has none of: maxpool='max'.")
         elif avg and node.op == "call_function" and node.target in _MAX_POOLS:
             _put_average(node, module, used)
     module.graph.lint()

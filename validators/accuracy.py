@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,11 @@ class Bounds:
 
     max_drop: float | None = None
     minimum: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, bound in (("maximum accuracy drop", self.max_drop), ("minimum accuracy", self.minimum)):
+            if bound is not None and not math.isfinite(bound):
+                raise AurepError(f"the {name} is {bound}, which no accuracy can be held to; give a finite number.")
 
     @property
     def any(self) -> bool:

@@ -81,6 +81,7 @@ def validate(
     Raises:
         AurepError: wrong usage, or a file, run or data set that cannot be read.
     """
+    bounds = Bounds(max_accuracy_drop, min_accuracy)
     form = FixedPoint.parse(fixed_point) if isinstance(fixed_point, str) else fixed_point
     artefact = read(path)
     work = _Work(artefact, None if run is None else Path(run), provider, form)
@@ -97,7 +98,7 @@ def validate(
     if known is None or known.largest > MAX_ELEMENTS:
         work.notes.append("The model was not run, since what it would cost to run is unknown or too much.")
     else:
-        used = _run_checks(work, recovered, data, data_dir, Bounds(max_accuracy_drop, min_accuracy))
+        used = _run_checks(work, recovered, data, data_dir, bounds)
     claimed = artefact.metadata.relu_budget if artefact.metadata is not None else None
     return Report(
         file=str(artefact.file),

@@ -272,3 +272,19 @@ def test_fit_without_a_batch_is_refused(x: Tensor) -> None:
 def test_fit_on_nan_names_the_site(x: Tensor) -> None:
     with pytest.raises(AurepError, match="site relu sees infinite or NaN"):
         aurep.fit_polynomials(aurep.prepare(Shared(False), x), [x * float("nan")])
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_maxpool_avg_refuses_poolings_whose_indices_are_wanted(functional: bool, x: Tensor) -> None:
+    class Indexed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu, self.pool = nn.ReLU(), nn.MaxPool2d(2, return_indices=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.relu(x)
+            y: Tensor = (F.max_pool2d_with_indices(x, 2) if functional else self.pool(x))[0]
+            return y
+
+    with pytest.raises(aurep.AurepError, match=r"indices.*maxpool='max'"):
+        aurep.prepare(Indexed(), x, maxpool="avg")

@@ -337,3 +337,9 @@ def test_accuracy_through_validate(tmp_path: Path, bundle: Path, monkeypatch: py
 def test_an_accuracy_bound_needs_data(bundle: Path) -> None:
     with pytest.raises(AurepError, match="--data"):
         validate(bundle, min_accuracy=50)
+
+
+@pytest.mark.parametrize("bound", [{"min_accuracy": float("nan")}, {"max_accuracy_drop": float("inf")}])
+def test_a_bound_that_nothing_can_break_is_refused(bundle: Path, bound: dict[str, float]) -> None:
+    with pytest.raises(AurepError, match="finite number"):
+        validate(bundle, data="toy", **bound)  # type: ignore[arg-type]
