@@ -4,9 +4,10 @@ For x of shape (N, C, ...), mask m of shape (C, ...) shared by the batch, coeffi
 
     y = m relu(x) + (1 - m) p(x),    p(x) = (c2 x + c1) x + c0        (Horner: x**2 alone overflows fp16)
 
-computed by `aurep.kernels`; in torch operations in the equal form  y = max((a x + b) x + c, floor)  with (a, b, c, floor) =
-(0, 1, 0, 0) at kept elements and (c2, c1, c0, -inf) at the others: three cheap passes, and a kept element never sees its
-polynomial, so an all-kept site is bit-equal to ReLU. Backward saves x and the mask only. With S_k = sum_n g x^k per element and g = dL/dy:
+computed by `aurep.kernels`; in torch operations in the equal form  y = max((a x + b) x + c, floor)  with (a, b, c,
+floor) = (0, 1, 0, 0) at kept elements and (c2, c1, c0, -inf) at the others: three cheap passes, and a kept element
+never sees its polynomial, so an all-kept site is bit-equal to ReLU. Backward saves x and the mask only. With
+S_k = sum_n g x^k per element and g = dL/dy:
 
     dL/dx = g (2 a x + b), zero where a kept element is not positive
     dL/dc_k = sum over the replaced elements of S_k

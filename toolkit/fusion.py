@@ -1,17 +1,18 @@
-"""Batch norm, residual sum and hybrid activation as one operation in training, so that none saves what another can recompute.
+"""Batch norm, residual sum and hybrid activation as one operation in training: none saves what another can recompute.
 
-A plain network saves a convolution's output z (for its batch norm) and the activation's output y (for the next convolution);
-its ReLU needs no more than y. A hybrid activation needs its input u besides, half as much again. But
+A plain network saves a convolution's output z (for its batch norm) and the activation's output y (for the next
+convolution); its ReLU needs no more than y. A hybrid activation needs its input u besides, half as much again. But
 
     u = gamma (z - mean) / sigma + beta  [+ r  |  + the same of r, where the shortcut ends in a batch norm of its own]
 
-is cheap, so that backward computes u anew from z (and r, which a neighbour has saved anyway), as In-Place ABN does (Rota Bulò et
-al., CVPR 2018). With M = N H W elements per channel, zhat = (z - mean) / sigma, du = dL/du from `aurep.kernels`:
+is cheap, so that backward computes u anew from z (and r, which a neighbour has saved anyway), as In-Place ABN does
+(Rota Bulò et al., CVPR 2018). With M = N H W elements per channel, zhat = (z - mean) / sigma, and du = dL/du from
+`aurep.kernels`:
 
     dL/dgamma = sum du zhat,   dL/dbeta = sum du,   dL/dz = gamma / sigma (du - dL/dbeta / M - zhat dL/dgamma / M)
 
-(Ioffe and Szegedy, ICML 2015). `fuse` returns another graph over the very same modules: it is trained in place of the prepared
-network, whose state, names, hooks, evaluation and export know nothing of it.
+(Ioffe and Szegedy, ICML 2015). `fuse` returns another graph over the very same modules: it is trained in place of the
+prepared network, whose state, names, hooks, evaluation and export know nothing of it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _SUM_METHODS = ("add", "add_")
 
 
 class NormedActivation(nn.Module):
-    """site(norm(z)), site(norm(z) + residual) or site(norm(z) + residual_norm(residual)); registers modules, owns nothing.
+    """site(norm(z)), site(norm(z) + residual) or site(norm(z) + residual_norm(residual)), of modules owned by others.
 
     In eval mode, under torch.compile (which finds its own fusions) and where somebody hooks one of the modules, it
     calls them one after the other.

@@ -1,7 +1,7 @@
 """Implementations of the hybrid activation's arithmetic, of one interface, chosen by device.
 
-    eager     a handful of cheap torch operations; anywhere, any dtype. The default on a CPU, and what torch.compile sees:
-              a compiler makes its own kernels out of them.
+    eager     a handful of cheap torch operations; anywhere, any dtype. The default on a CPU, and what torch.compile
+              sees: a compiler makes its own kernels out of them.
     compiled  C++ for CPUs, built on first use where a compiler is found; chosen with `using("compiled")`. One pass
               over memory in each direction; float32 and bfloat16.
     triton    CUDA, where the triton package is installed; the default there. One pass in each direction; float32,
@@ -74,7 +74,7 @@ class Kernels(Protocol):
         coefficients: Tensor | None,
         needs: Needs,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-        """dL/du; dL/dalpha; dL/dcoefficients; and, fp32 (1 + norms, C),  sum du  and  sum du (z - mean)  of each norm."""
+        """dL/du; dL/dalpha; dL/dcoefficients; and, (1 + norms, C),  sum du  and  sum du (z - mean)  of each norm."""
 
     def norm_input(self, du: Tensor, z: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
         """a du + b (z - mean) + c  per channel: what a batch norm's input gradient comes to."""

@@ -1,8 +1,8 @@
 """The compiled CPU path: builds `cpu.cpp` on first use, and prepares its tables.
 
-Built with torch.utils.cpp_extension, which needs a C++ compiler and ninja, into a folder of the user's cache that is named
-after all that the machine code depends on: source, torch, compiler, processor. One process builds, others wait for it. Where it
-cannot be built `available` is false, `describe` says why, and eager kernels take over.
+Built with torch.utils.cpp_extension, which needs a C++ compiler and ninja, into a folder of the user's cache that is
+named after all that the machine code depends on: source, torch, compiler, processor. One process builds, others wait.
+Where it cannot be built `available` is false, `describe` says why, and eager kernels take over.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from filelock import FileLock
 from torch import Tensor
 from torch.nn import functional as F
 
-from aurep.kernels.eager import columns
-
 if TYPE_CHECKING:
     from aurep.kernels import Needs, Norm
 
@@ -48,7 +46,7 @@ def backward(
 
 def statistics(z: Tensor) -> tuple[Tensor, Tensor]:
     z = _dense(z)
-    centre = z[0].float().mean(tuple(range(1, z.dim() - 1)))  # near the mean: no digits are lost to cancellation
+    centre = z[0].float().reshape(z.shape[1], -1).mean(1)  # near the mean: no digits are lost to cancellation
     sums = _operators().statistics(z, _expand(centre[None], z)).view(2, *_layout(z)[0])
     first, second = _channel_sums(sums, z) / (z.numel() // z.shape[1])
     return centre + first, (second - first.square()).clamp_min_(0)
