@@ -128,7 +128,7 @@ def _expand(rows: Tensor, z: Tensor) -> Tensor:
 def _reorder(values: Tensor, z: Tensor) -> Tensor:
     """(C, ...) as it would lie in one image of z."""
     (_, second), last = _layout(z)
-    return values.view(second, -1).t().contiguous() if last else values.contiguous()
+    return values.reshape(second, -1).t().contiguous() if last else values.contiguous()
 
 
 def _restore(values: Tensor, z: Tensor) -> Tensor:

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from aurep import AurepError, HybridActivation
 from aurep.kernels import Needs, cpu, eager, kernels_for, using
 
-compiled = pytest.mark.skipif("not __import__('aurep.kernels.cpu', fromlist=['cpu']).available()", reason=cpu.describe())
+compiled = pytest.mark.skipif(
+    "not __import__('aurep.kernels.cpu', fromlist=['cpu']).available()", reason=cpu.describe()
+)
 
 
 @compiled
