@@ -1,7 +1,8 @@
 """The hybrid activation in torch operations. `aurep.activation` has the maths.
 
 Only operations that are fast on CPUs: addcmul, maximum, threshold_backward. A full-size `where` or `masked_fill` takes
-20 times as long there; those below work on constants of one image's size.
+20 times as long there; those below work on constants of one image's size. Temporaries are written over where they can be:
+fresh memory costs more than arithmetic.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
 
 def forward(x: Tensor, mask: Tensor, coefficients: Tensor | None) -> Tensor:
     wide = widen(x)
-    y = wide
-    if coefficients is not None:
-        constant, slope, *curvature = _blended(mask, coefficients, wide)
-        y = torch.addcmul(slope, curvature[0], wide) if curvature else slope
-        y = torch.addcmul(constant, y, wide)
-    floor = torch.where(mask, 0.0, -torch.inf).to(wide.dtype)
-    return torch.maximum(y, _laid_out_like(wide, floor)).to(x.dtype)
+    floor = _laid_out_like(wide, torch.where(mask, 0.0, -torch.inf).to(wide.dtype))
+    if coefficients is None:
+        return torch.maximum(wide, floor).to(x.dtype)
+    constant, slope, *curvature = _blended(mask, coefficients, wide)
+    if curvature:
+        y = torch.addcmul(slope, curvature[0], wide)
+        torch.addcmul(constant, y, wide, out=y)
+    else:
+        y = torch.addcmul(constant, slope, wide)
+    return torch.maximum(y, floor, out=y).to(x.dtype)
 
 
 def backward(
@@ -36,18 +40,20 @@ def backward(
     if not (needs.alpha or needs.coefficients):
         return grad_x, None, None
     gx = g * wide
-    sums = [g.sum(0), gx.sum(0)]  # S_k
-    if coefficients is not None and coefficients.shape[-1] == 3:
-        sums.append((gx * wide).sum(0))
-    grad_alpha = grad_coefficients = None
+    sums = [_over_images(g), _over_images(gx)]  # S_k
+    rectified = None
     if needs.alpha:
+        rectified = _over_images(torch.ops.aten.threshold_backward(gx, wide, 0))
+    if coefficients is not None and coefficients.shape[-1] == 3:
+        sums.append(_over_images(gx.mul_(wide)))
+    grad_alpha = grad_coefficients = None
+    if rectified is not None:
         factors: Sequence[float | Tensor] = (0.0, 1.0)
         if coefficients is not None:
             factors = columns(coefficients, g.dtype, mask.dim())
         replaced = torch.zeros_like(sums[0])
         for factor, total in zip(factors, sums, strict=False):
             replaced += factor * total
-        rectified = torch.ops.aten.threshold_backward(gx, wide, 0).sum(0)
         grad_alpha = (F.softplus(alpha) * (rectified - replaced)).to(alpha.dtype)
     if needs.coefficients and coefficients is not None:
         stacked = torch.stack(sums[: coefficients.shape[-1]], -1) * ~mask[..., None]
@@ -125,14 +131,22 @@ def _all_but_channel(x: Tensor) -> tuple[int, ...]:
     return (0, *range(2, x.dim()))
 
 
+def _over_images(x: Tensor) -> Tensor:
+    """sum_n x, of x's shape without the batch."""
+    if _channels_last(x):  # as it lies in memory: a sum over a permuted tensor is several times slower
+        return x.permute(0, 2, 3, 1).sum(0).permute(2, 0, 1)
+    return x.sum(0)
+
+
 def _grad_x(g: Tensor, x: Tensor, mask: Tensor, coefficients: Tensor | None) -> Tensor:
-    grad = g
-    if coefficients is not None:
-        _, slope, *curvature = _blended(mask, coefficients, x)
-        grad = g * (torch.addcmul(slope, curvature[0], x, value=2) if curvature else slope)
     always = torch.where(mask, -torch.inf, 1.0).to(x.dtype)  # a replaced element passes whatever its sign
     gate = torch.maximum(x, _laid_out_like(x, always))
-    return torch.ops.aten.threshold_backward(grad, gate, 0)  # type: ignore[no-any-return]
+    threshold = torch.ops.aten.threshold_backward
+    if coefficients is None:
+        return threshold.grad_input(g, gate, 0, grad_input=gate)  # type: ignore[no-any-return]
+    _, slope, *curvature = _blended(mask, coefficients, x)
+    grad = torch.addcmul(slope, curvature[0], x, value=2).mul_(g) if curvature else g * slope
+    return threshold.grad_input(grad, gate, 0, grad_input=grad)  # type: ignore[no-any-return]
 
 
 def _blended(mask: Tensor, coefficients: Tensor, x: Tensor) -> list[Tensor]:
@@ -144,6 +158,10 @@ def _blended(mask: Tensor, coefficients: Tensor, x: Tensor) -> list[Tensor]:
 
 def _laid_out_like(x: Tensor, constant: Tensor) -> Tensor:
     """`constant` (C, H, W) in x's memory format, so that elementwise kernels walk both in step."""
-    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+    if _channels_last(x):
         return constant[None].contiguous(memory_format=torch.channels_last)
     return constant
+
+
+def _channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
