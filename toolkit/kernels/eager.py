@@ -1,8 +1,8 @@
 """The hybrid activation in torch operations. `aurep.activation` has the maths.
 
 Only operations that are fast on CPUs: addcmul, maximum, threshold_backward. A full-size `where` or `masked_fill` takes
-20 times as long there; those below work on constants of one image's size. Temporaries are written over where they can be:
-fresh memory costs more than arithmetic.
+20 times as long there; those below work on constants of one image's size. Temporaries are written over where they can
+be: fresh memory costs more than arithmetic.
 """
 
 from __future__ import annotations

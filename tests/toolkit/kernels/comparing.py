@@ -1,4 +1,4 @@
-"""One implementation of the kernels against the eager one in float64, which test_activation and test_fusion hold to the maths."""
+"""One implementation of the kernels against the eager one in float64, which other tests hold to the maths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Triton kernels without a GPU: their arithmetic under Triton's interpreter, and that Triton can compile them for CUDA."""
+"""The Triton kernels without a GPU: their arithmetic under Triton's interpreter; that Triton compiles them for CUDA."""
 
 from __future__ import annotations
 
