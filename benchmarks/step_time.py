@@ -6,7 +6,8 @@
 
 ResNet-18 for 32x32 images, full width. A step is the engine's own: forward, loss, backward, AdamW, mask update. All
 variants run in one process, one step of each in turn, so that whatever else the machine does hits all alike; the figure
-is the median of each step's time over that of the plain step of the same round. Writes benchmarks/results/step_time_{cpu,cuda}.{json,md}.
+is the median of each step's time over that of the plain step of the same round.
+Writes benchmarks/results/step_time_{cpu,cuda}.{json,md}.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ class Bench:
         return Variant(step, saved, [])
 
     def official(self, path: Path, teach: bool = False) -> Variant:
-        """One shared module of theirs in place of every ReLU, as in their networks. Their teacher runs with gradients."""
+        """One shared module of theirs for every ReLU, as in their networks. Their teacher runs with gradients."""
         model = self.network()
         shared = official_activation(path)
         for parent in list(model.modules()):
