@@ -13,10 +13,10 @@ from tolerances import FLOAT32, FLOAT64
 from torch import Tensor, nn
 
 import aurep
-from aurep.fusion import NormedActivation, fuse
 from aurep.kernels import CHOICES, cpu, using
 from aurep.models import build_model
 from aurep.surgery import evaluating, hybrid_sites
+from aurep.training.fusion import NormedActivation, fuse
 
 
 class Shortcuts(nn.Module):

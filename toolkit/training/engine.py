@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from aurep.budget import ReluBudget
 from aurep.data.loader import DeviceLoader
 from aurep.errors import AurepError
-from aurep.fusion import fuse
 from aurep.kernels import using
 from aurep.search import Policy
 from aurep.slimming import Narrow
@@ -31,7 +30,9 @@ from aurep.surgery import evaluating, hybrid_sites, relu_sites
 from aurep.training.average import Average
 from aurep.training.checkpoint import RunFolder, portable
 from aurep.training.config import PhaseConfig, StudentConfig, TrainConfig
+from aurep.training.fusion import fuse
 from aurep.training.losses import LossTerm, distillation
+from aurep.training.norms import sync_norms
 from aurep.training.optim import make_optimizer, set_learning_rate
 from aurep.training.progress import Progress
 from aurep.training.signals import Stopped, StopSignal
@@ -137,9 +138,13 @@ class Engine:
 
     def _runner(self, model: nn.Module) -> nn.Module:
         """What is run in place of `model`: the very same modules, compiled or fused as configured."""
+        if self.options.fuse and self.options.compile == "no":  # a compiler finds its own fusions
+            model = fuse(model)
+        if self.fabric.world_size > 1:
+            model = sync_norms(model)
         if self.options.compile != "no":
             return torch.compile(model, mode=self.options.compile)  # type: ignore[return-value]
-        return fuse(model) if self.options.fuse else model
+        return model
 
     def _train_epoch(
         self,

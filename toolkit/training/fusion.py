@@ -11,8 +11,9 @@ is cheap, so that backward computes u anew from z (and r, which a neighbour has 
 
     dL/dgamma = sum du zhat,   dL/dbeta = sum du,   dL/dz = gamma / sigma (du - dL/dbeta / M - zhat dL/dgamma / M)
 
-(Ioffe and Szegedy, ICML 2015). `fuse` returns another graph over the very same modules: it is trained in place of the
-prepared network, whose state, names, hooks, evaluation and export know nothing of it.
+(Ioffe and Szegedy, ICML 2015). In a distributed run statistics and sums are those of all ranks (`aurep.training.norms`).
+`fuse` returns another graph over the very same modules: it is trained in place of the prepared network, whose state,
+names, hooks, evaluation and export know nothing of it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from torch.autograd.function import once_differentiable
 
 from aurep.activation import HybridActivation
 from aurep.kernels import Needs, Norm, kernels_for
+from aurep.search.ranks import sum_over_ranks
+from aurep.training.norms import Batch, is_batch_norm, norm_input_gradient, normalise
 
 _SUMS = (operator.add, operator.iadd, torch.add)
 _SUM_METHODS = ("add", "add_")
@@ -45,13 +48,13 @@ class NormedActivation(nn.Module):
     def forward(self, z: Tensor, residual: Tensor | None = None) -> Tensor:
         """z, and residual if given, of shape (N, C, ...) -> the same shape."""
         if not self._fusible(z, residual):
-            u = self.norm(z)
+            u = normalise(self.norm, z)
             if residual is not None:
-                u = u + (residual if self.residual_norm is None else self.residual_norm(residual))
+                u = u + (residual if self.residual_norm is None else normalise(self.residual_norm, residual))
             return self.site(u)  # type: ignore[no-any-return]
-        first = _Batch(self.norm, z)
+        first = Batch(self.norm, z)
         second = (
-            _Batch(self.residual_norm, residual) if self.residual_norm is not None and residual is not None else None
+            Batch(self.residual_norm, residual) if self.residual_norm is not None and residual is not None else None
         )
         own = (first.weight, first.bias, first.mean, first.inverse)
         other = (second.weight, second.bias, second.mean, second.inverse) if second else (None, None, None, None)
@@ -68,22 +71,6 @@ class NormedActivation(nn.Module):
         several = z.numel() > z.shape[1]  # of a single value per channel there is no variance: the norm says so
         inside = all(m.training for m in modules) and tuple(z.shape[1:]) == self.site.shape
         return inside and alike and several and not (hooked or self.site.blend or torch.compiler.is_compiling())
-
-
-class _Batch:
-    """A batch norm's statistics of this batch; its running ones move as nn.BatchNorm2d moves them."""
-
-    @torch.no_grad()
-    def __init__(self, norm: Any, z: Tensor) -> None:
-        self.weight: Tensor = norm.weight
-        self.bias: Tensor = norm.bias
-        self.mean, variance = kernels_for(z).statistics(z.detach())
-        self.inverse = torch.rsqrt(variance + norm.eps)
-        if norm.track_running_stats:
-            count = z.numel() // z.shape[1]
-            norm.num_batches_tracked.add_(1)
-            norm.running_mean.lerp_(self.mean.to(norm.running_mean.dtype), norm.momentum)
-            norm.running_var.lerp_((variance * (count / (count - 1))).to(norm.running_var.dtype), norm.momentum)
 
 
 class NormedFunction(torch.autograd.Function):
@@ -120,12 +107,15 @@ class NormedFunction(torch.autograd.Function):
         du, grad_alpha, grad_coefficients, sums = kernels.normed_backward(
             grads[0], z, residual, _norms(own, other), mask, alpha, coefficients, needs
         )
-        grad_z, *of_norm = _through_norm(du, z, own, sums[0], sums[1])
+        everywhere = sum_over_ranks(sums)
+        grad_z = norm_input_gradient(du, z, own, everywhere[0], everywhere[1])
+        of_norm = _norm_gradients(own, sums[0], sums[1])
         grad_residual: Tensor | None = du if residual is not None else None
         of_other: list[Tensor | None] = [None, None]
         if len(sums) > 2:
             assert residual is not None
-            grad_residual, *of_other = _through_norm(du, residual, other, sums[0], sums[2])
+            grad_residual = norm_input_gradient(du, residual, other, everywhere[0], everywhere[2])
+            of_other = _norm_gradients(other, sums[0], sums[2])
         rest = (None, grad_alpha, grad_coefficients)
         return grad_z, grad_residual, *of_norm, None, None, *of_other, None, None, *rest
 
@@ -135,13 +125,10 @@ def _norms(own: Any, other: Any) -> list[Norm]:
     return [Norm(mean, weight.detach() * inverse, bias.detach()) for weight, bias, mean, inverse in given]
 
 
-def _through_norm(du: Tensor, z: Tensor, norm: Any, total: Tensor, centred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """dL/dz, dL/dgamma, dL/dbeta from du, sum du and sum du (z - mean)."""
-    weight, bias, mean, inverse = norm
-    count = z.numel() // z.shape[1]
-    a = weight.detach() * inverse
-    dz = kernels_for(z).norm_input(du, z, mean, a, -a * inverse.square() * centred / count, -a * total / count)
-    return dz, (centred * inverse).to(weight.dtype), total.to(bias.dtype)
+def _norm_gradients(norm: Any, total: Tensor, centred: Tensor) -> list[Tensor | None]:
+    """dL/dgamma and dL/dbeta, of this rank's images alone: gradients of parameters are averaged over ranks later."""
+    weight, bias, _, inverse = norm
+    return [(centred * inverse).to(weight.dtype), total.to(bias.dtype)]
 
 
 def fuse(model: nn.Module) -> nn.Module:
@@ -198,7 +185,4 @@ def _is_norm(module: fx.GraphModule, node: fx.Node) -> bool:
     """A batch norm of this very kind, whose output nobody else reads."""
     if node.op != "call_module" or len(node.users) != 1 or len(node.args) != 1 or node.kwargs:
         return False
-    norm = module.get_submodule(str(node.target))
-    if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d):
-        return False
-    return norm.affine is True and norm.momentum is not None
+    return is_batch_norm(module.get_submodule(str(node.target)))
