@@ -32,6 +32,7 @@ import aurep
 from aurep.kernels import describe, using
 from aurep.models import build_model
 from aurep.search import check_options, policy_class
+from aurep.search.masks import keep_top
 from aurep.surgery import hybrid_sites
 from aurep.training.checkpoint import RunFolder
 from aurep.training.config import Config, check_config
@@ -127,13 +128,23 @@ class Bench:
         model = aurep.prepare(self.network(), self.example)
         return self._variant(model, self.config(kernels=kernels, fuse=fuse, compile=compiler, teach=teach), teach)
 
-    def _variant(self, model: nn.Module, config: Config, teach: bool) -> Variant:
+    def finetune(self, kernels: str) -> Variant:
+        """Masks frozen at the budget, fused, with a teacher."""
+        model = aurep.prepare(self.network(), self.example)
+        sites = hybrid_sites(model)
+        keep_top(sites, [site.alpha.detach() for site in sites], BUDGET)
+        config = self.config(kernels=kernels, fuse=True, teach=True)
+        return self._variant(model, config, teach=True, searching=False)
+
+    def _variant(self, model: nn.Module, config: Config, teach: bool, searching: bool = True) -> Variant:
         fabric = make_fabric(config)
         place = {"device": fabric.device, "memory_format": self.layout}
         model = model.train().to(**place)
         teacher = self.network().eval().requires_grad_(False).to(**place) if teach else None
         sites, policy, groups = hybrid_sites(model), None, []
-        if sites:
+        for site in sites:
+            site.alpha.requires_grad_(searching)
+        if sites and searching:
             policy = policy_class("autorep")(sites, BUDGET, check_options("autorep", {}), 0)
             groups = policy.parameter_groups()
         phase = Phase("search", model, config.search, teacher, policy)

@@ -11,9 +11,9 @@ is cheap, so that backward computes u anew from z (and r, which a neighbour has 
 
     dL/dgamma = sum du zhat,   dL/dbeta = sum du,   dL/dz = gamma / sigma (du - dL/dbeta / M - zhat dL/dgamma / M)
 
-(Ioffe and Szegedy, ICML 2015). In a distributed run statistics and sums are those of all ranks (`aurep.training.norms`).
-`fuse` returns another graph over the very same modules: it is trained in place of the prepared network, whose state,
-names, hooks, evaluation and export know nothing of it.
+(Ioffe and Szegedy, ICML 2015). In a distributed run statistics and sums are those of all ranks
+(`aurep.training.norms`). `fuse` returns another graph over the very same modules: it is trained in place of the
+prepared network, whose state, names, hooks, evaluation and export know nothing of it.
 """
 
 from __future__ import annotations

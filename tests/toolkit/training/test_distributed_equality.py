@@ -22,8 +22,8 @@ from aurep.training.config import parse_config
 
 train(parse_config(Path(sys.argv[1]).read_text()), sys.argv[2])
 """
-# Sums over half batches are rounded elsewhere: 1e-7 relative per step, which some 75 steps of batch norm and Adam (whose
-# first steps are of the rate's size whatever the gradient's) amplify. The largest difference seen was 2e-4.
+# Sums over half batches are rounded elsewhere: 1e-7 relative per step, which batch norm and Adam (whose first steps are
+# of the rate's size whatever the gradient's) amplify over some 75 steps.
 _DRIFT = 5e-3
 
 
