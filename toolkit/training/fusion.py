@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 from aurep.activation import HybridActivation
 from aurep.kernels import Needs, Norm, kernels_for
 from aurep.search.ranks import sum_over_ranks
-from aurep.training.norms import Batch, is_batch_norm, norm_input_gradient, normalise
+from aurep.training.norms import Batch, copied, is_batch_norm, norm_input_gradient, normalise, regraphed
 
 _SUMS = (operator.add, operator.iadd, torch.add)
 _SUM_METHODS = ("add", "add_")
@@ -138,9 +138,7 @@ def fuse(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, fx.GraphModule):
         return model
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(model.graph, {}))
-    fused = fx.GraphModule(model, graph)
+    fused = regraphed(model, copied(model.graph))
     for node in list(fused.graph.nodes):
         if node.op == "call_module" and isinstance(fused.get_submodule(str(node.target)), HybridActivation):
             _fuse_site(fused, node)

@@ -104,10 +104,10 @@ class _SyncedFunction(torch.autograd.Function):
 def sync_norms(model: nn.Module) -> nn.Module:
     """The network to train in place of `model` on several ranks; `model` itself where torch.fx cannot trace it."""
     try:
-        graph = trace(model) if not isinstance(model, fx.GraphModule) else _copied(model.graph)
+        graph = trace(model) if not isinstance(model, fx.GraphModule) else copied(model.graph)
     except Untraceable:
         return model
-    synced = fx.GraphModule(model, graph)
+    synced = regraphed(model, graph)
     for node in list(synced.graph.nodes):
         if node.op == "call_module" and is_batch_norm(norm := synced.get_submodule(str(node.target))):
             name = f"synced_{node.name}"
@@ -117,7 +117,17 @@ def sync_norms(model: nn.Module) -> nn.Module:
     return synced.train(model.training)
 
 
-def _copied(graph: fx.Graph) -> fx.Graph:
+def regraphed(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """A module that runs `graph` on the modules of `model`, and has all its parameters: also those of children that the
+    graph does not call, whose gradients a distributed run must average too."""
+    module = fx.GraphModule(model, graph)
+    for name, child in model.named_children():
+        if not hasattr(module, name):
+            module.add_module(name, child)
+    return module
+
+
+def copied(graph: fx.Graph) -> fx.Graph:
     copy = fx.Graph()
     copy.output(copy.graph_copy(graph, {}))
     return copy
