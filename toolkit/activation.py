@@ -4,9 +4,10 @@ For x of shape (N, C, ...), mask m of shape (C, ...) shared by the batch, coeffi
 
     y = m relu(x) + (1 - m) p(x),    p(x) = (c2 x + c1) x + c0        (Horner: x**2 alone overflows fp16)
 
-computed in the equal form  y = max((a x + b) x + c, floor)  with (a, b, c, floor) = (0, 1, 0, 0) at kept elements and
-(c2, c1, c0, -inf) at the others: three cheap passes, and a kept element never sees its polynomial, so an all-kept site
-is bit-equal to ReLU. Backward saves x and the mask only. With S_k = sum_n g x^k per element and g = dL/dy:
+computed by `aurep.kernels`; in torch operations in the equal form  y = max((a x + b) x + c, floor)  with (a, b, c,
+floor) = (0, 1, 0, 0) at kept elements and (c2, c1, c0, -inf) at the others: three cheap passes, and a kept element
+never sees its polynomial, so an all-kept site is bit-equal to ReLU. Backward saves x and the mask only. With
+S_k = sum_n g x^k per element and g = dL/dy:
 
     dL/dx = g (2 a x + b), zero where a kept element is not positive
     dL/dc_k = sum over the replaced elements of S_k
@@ -21,16 +22,16 @@ While `blend` is set, alpha is a real factor instead and the mask plays no part 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from aurep.budget import ReluSite
 from aurep.errors import AurepError
+from aurep.kernels import Needs, kernels_for
+from aurep.kernels.eager import columns, widen
 from aurep.polynomial import check_degree, dapa
 
 
@@ -71,7 +72,7 @@ class HybridActivation(nn.Module):
         if torch.onnx.is_in_onnx_export():
             return self._symbolic(x)
         if self.blend:
-            wide = _widen(x)
+            wide = widen(x)
             fallback = self.polynomial(wide)
             return (fallback + self.alpha * (wide.relu() - fallback)).to(x.dtype)
         return _hybrid(x, self.mask, self.alpha, self.coefficients)
@@ -80,7 +81,7 @@ class HybridActivation(nn.Module):
         """p(x) at all elements, for x of shape (N, *shape); x itself at degree 0."""
         if self.coefficients is None:
             return x
-        *lower, y = _columns(self.coefficients, x.dtype, x.dim() - 1)
+        *lower, y = columns(self.coefficients, x.dtype, x.dim() - 1)
         for constant in reversed(lower):
             y = torch.addcmul(constant, y, x)
         return y
@@ -132,74 +133,13 @@ class HybridFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, mask: Tensor, alpha: Tensor, coefficients: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, mask, alpha, coefficients)
-        wide = _widen(x)
-        y = wide
-        if coefficients is not None:
-            constant, slope, *curvature = _blended(mask, coefficients, wide)
-            y = torch.addcmul(slope, curvature[0], wide) if curvature else slope
-            y = torch.addcmul(constant, y, wide)
-        floor = torch.where(mask, 0.0, -torch.inf).to(wide.dtype)
-        return torch.maximum(y, _laid_out_like(wide, floor)).to(x.dtype)
+        return kernels_for(x).forward(x, mask, coefficients)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor | None]:
         x, mask, alpha, coefficients = ctx.saved_tensors
-        needs_x, _, needs_alpha, needs_coefficients = ctx.needs_input_grad
-        g, wide = _widen(grads[0]), _widen(x)
-        grad_x = _grad_x(g, wide, mask, coefficients).to(x.dtype) if needs_x else None
-        if not (needs_alpha or needs_coefficients):
-            return grad_x, None, None, None
-        gx = g * wide
-        sums = [g.sum(0), gx.sum(0)]  # S_k
-        if coefficients is not None and coefficients.shape[-1] == 3:
-            sums.append((gx * wide).sum(0))
-        grad_alpha = grad_coefficients = None
-        if needs_alpha:
-            columns: Sequence[float | Tensor] = (0.0, 1.0)
-            if coefficients is not None:
-                columns = _columns(coefficients, g.dtype, mask.dim())
-            replaced = torch.zeros_like(sums[0])
-            for column, total in zip(columns, sums, strict=False):
-                replaced += column * total
-            rectified = torch.ops.aten.threshold_backward(gx, wide, 0).sum(0)
-            grad_alpha = (F.softplus(alpha) * (rectified - replaced)).to(alpha.dtype)
-        if needs_coefficients and coefficients is not None:
-            stacked = torch.stack(sums[: coefficients.shape[-1]], -1) * ~mask[..., None]
-            spatial = tuple(range(1, mask.dim())) if coefficients.dim() == 2 and mask.dim() > 1 else ()
-            grad_coefficients = (stacked.sum(spatial) if spatial else stacked).to(coefficients.dtype)
+        of_x, _, of_alpha, of_coefficients = ctx.needs_input_grad
+        needs = Needs(of_x, of_alpha, of_coefficients)
+        grad_x, grad_alpha, grad_coefficients = kernels_for(x).backward(grads[0], x, mask, alpha, coefficients, needs)
         return grad_x, None, grad_alpha, grad_coefficients
-
-
-def _grad_x(g: Tensor, x: Tensor, mask: Tensor, coefficients: Tensor | None) -> Tensor:
-    grad = g
-    if coefficients is not None:
-        _, slope, *curvature = _blended(mask, coefficients, x)
-        grad = g * (torch.addcmul(slope, curvature[0], x, value=2) if curvature else slope)
-    always = torch.where(mask, -torch.inf, 1.0).to(x.dtype)  # a replaced element passes whatever its sign
-    gate = torch.maximum(x, _laid_out_like(x, always))
-    return torch.ops.aten.threshold_backward(grad, gate, 0)  # type: ignore[no-any-return]
-
-
-def _widen(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def _columns(coefficients: Tensor, dtype: torch.dtype, dims: int) -> list[Tensor]:
-    """Ascending coefficient tensors that broadcast against an activation of `dims` dimensions without the batch."""
-    columns = coefficients.to(dtype).unbind(-1)
-    return [c.reshape(*c.shape, *(1,) * (dims - c.dim())) for c in columns]
-
-
-def _blended(mask: Tensor, coefficients: Tensor, x: Tensor) -> list[Tensor]:
-    """Ascending coefficients per element: the polynomial's where replaced, those of x itself where kept."""
-    columns = _columns(coefficients, x.dtype, mask.dim())
-    identity = (0.0, 1.0, 0.0)
-    return [_laid_out_like(x, torch.where(mask, identity[k], c)) for k, c in enumerate(columns)]
-
-
-def _laid_out_like(x: Tensor, constant: Tensor) -> Tensor:
-    """`constant` (C, H, W) in x's memory format, so that elementwise kernels walk both in step."""
-    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        return constant[None].contiguous(memory_format=torch.channels_last)
-    return constant

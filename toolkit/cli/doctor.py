@@ -18,6 +18,7 @@ def command() -> None:
     import torch
 
     from aurep.data import default_data_dir
+    from aurep.kernels import describe
 
     def line(name: str, value: object) -> None:
         click.echo(f"{name:<22} {value}")
@@ -32,6 +33,8 @@ def command() -> None:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     line("CPU threads", f"{torch.get_num_threads()} of {os.cpu_count()}")
     line("CUDA devices", ", ".join(gpus) or "none found by torch")
+    for device, words in describe().items():
+        line(device, words)
     line("ONNX Runtime offers", ", ".join(onnxruntime.get_available_providers()))
     line("data folder", default_data_dir())
     both = all(_installed(name) for name in ("onnxruntime", "onnxruntime-gpu"))

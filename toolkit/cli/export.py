@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aurep.cli.runs import RunPath
 from aurep.errors import AurepError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ TARGET_NAMES = ("onnx", "onnxruntime", "crypten", "spu", "helayers", "mask")  # 
 
 
 @click.command("export")
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run", type=RunPath(exists=True, file_okay=False, path_type=Path), metavar="RUN|zoo:NAME")
 @click.option(
     "-o", "--out", "bundle", required=True, type=click.Path(path_type=Path), help="Bundle folder, or a file NAME.onnx."
 )
@@ -35,7 +36,7 @@ TARGET_NAMES = ("onnx", "onnxruntime", "crypten", "spu", "helayers", "mask")  # 
 def command(
     run: Path, bundle: Path, target: str, batch: str | None, coefficients: str, width: float, no_validate: bool
 ) -> None:
-    """Export the run folder RUN as ONNX, and validate the result against the run."""
+    """Export the run folder RUN (or a network of a clone's zoo) as ONNX, and validate the result against the run."""
     secret = coefficients == "secret"
     file = export_run(run, bundle, target, batch=_batch(batch), secret_coefficients=secret, width=width)
     click.echo(f"wrote {file} ({file.stat().st_size:,} bytes) for target {target}")

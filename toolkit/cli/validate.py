@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
+from aurep.cli.runs import RunPath
+
 
 @click.command("validate")
 @click.argument("path", type=click.Path(path_type=Path), metavar="BUNDLE|MODEL.ONNX")
-@click.option(
-    "--run", type=click.Path(path_type=Path), help="The run it was exported from: compare with its checkpoint."
-)
+@click.option("--run", type=RunPath(path_type=Path), help="The run it was exported from: compare with its checkpoint.")
 @click.option("--data", help="Measure the test accuracy on this data set, named as for `aurep train`.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set lies.")
 @click.option("--budget", help="ReLU elements allowed: 12900, 12.9k, 10%.  [default: what the file claims]")

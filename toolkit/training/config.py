@@ -13,6 +13,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from aurep.errors import AurepError
+from aurep.kernels import Choice
 from aurep.polynomial import Fit
 
 Epochs = Annotated[int, Field(ge=0)]
@@ -54,6 +55,7 @@ class DataConfig(_Section):
     val_fraction: Fraction = 0.1
     crop: int = Field(default=4, ge=0)  # pixels of padding for random crops
     flip: bool = True
+    alternating: bool = False  # flip every image in every second epoch, instead of by chance
     cutout: int = Field(default=0, ge=0)  # pixels
 
 
@@ -65,6 +67,9 @@ class TrainConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     checkpoint_minutes: Weight = 10.0  # also at every epoch's end, and on SIGTERM
+    kernels: Choice = "auto"  # of the hybrid activation: "compiled" builds C++ ones for the CPU
+    fuse: bool = False  # batch norm, residual sum and activation in one: saves no more than a plain network
+    compile: Literal["no", "default", "reduce-overhead"] = "no"  # torch.compile; the last with CUDA graphs
 
 
 class PhaseConfig(_Section):
@@ -78,6 +83,8 @@ class PhaseConfig(_Section):
     momentum: Fraction = 0.9
     weight_decay: Weight = 0.0
     label_smoothing: Fraction = 0.0
+    bias_lr: Rate = 1.0  # rate of the batch norms' biases, as a multiple of lr
+    ema: Fraction = 0.0  # decay per step of a running average of the weights, which is what counts; 0: none
     clip_norm: Weight = 0.0  # of the weights' gradient; 0: no clipping
 
 

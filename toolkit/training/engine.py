@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
@@ -22,12 +23,16 @@ from torch.nn import functional as F
 from aurep.budget import ReluBudget
 from aurep.data.loader import DeviceLoader
 from aurep.errors import AurepError
+from aurep.kernels import using
 from aurep.search import Policy
 from aurep.slimming import Narrow
 from aurep.surgery import evaluating, hybrid_sites, relu_sites
+from aurep.training.average import Average
 from aurep.training.checkpoint import RunFolder, portable
-from aurep.training.config import PhaseConfig, StudentConfig
+from aurep.training.config import PhaseConfig, StudentConfig, TrainConfig
+from aurep.training.fusion import fuse
 from aurep.training.losses import LossTerm, distillation
+from aurep.training.norms import sync_norms
 from aurep.training.optim import make_optimizer, set_learning_rate
 from aurep.training.progress import Progress
 from aurep.training.signals import Stopped, StopSignal
@@ -61,6 +66,7 @@ class Phase:
     upkeeps: int = 0
     choose_best: bool = False
     narrower: Sequence[Narrow] = ()
+    average: Average | None = None  # made by the engine
 
 
 @dataclass
@@ -77,11 +83,10 @@ class Counters:
 class Engine:
     """Runs phases over one data set on one device (or one rank of several)."""
 
-    def __init__(
-        self, fabric: Fabric, folder: RunFolder, seed: int, progress: Progress, checkpoint_minutes: float = 10.0
-    ) -> None:
-        self.fabric, self.folder, self.seed, self.progress = fabric, folder, seed, progress
-        self.checkpoint_seconds = checkpoint_minutes * 60 or float("inf")
+    def __init__(self, fabric: Fabric, folder: RunFolder, options: TrainConfig, progress: Progress) -> None:
+        self.fabric, self.folder, self.options, self.progress = fabric, folder, options, progress
+        self.seed = options.seed
+        self.checkpoint_seconds = options.checkpoint_minutes * 60 or float("inf")
         self.rows: list[dict[str, Any]] = []
 
     def fit(
@@ -103,27 +108,43 @@ class Engine:
             counters, best = Counters(**state["counters"]), state["best"]
             if phase.policy:
                 phase.policy.load_state_dict(state["policy"])
-        model, wrapped = self.fabric.setup(phase.model, optimizer)
-        with StopSignal() as stop:
+        model, wrapped = self.fabric.setup(self._runner(phase.model), optimizer)
+        phase.average = Average(phase.model, phase.config.ema) if phase.config.ema else None
+        if phase.average and state is not None:
+            phase.average.load_state_dict(state["average"])
+        with using(self.options.kernels), StopSignal() as stop:
             for epoch in range(counters.epoch, phase.config.epochs):
                 counters.epoch = epoch
                 self._train_epoch(phase, model, wrapped, train, counters, stop, best)
                 if phase.policy:
                     phase.policy.after_epoch(epoch)
-                widths = (phase.model, *phase.narrower)
-                accuracies = [evaluate(network, val) for network in widths] if val is not None and len(val) else []
-                accuracies = self.fabric.broadcast(accuracies)  # one verdict for all ranks
-                if phase.choose_best and accuracies and mean(accuracies) > counters.best_accuracy:
-                    counters.best_accuracy, best = mean(accuracies), portable(phase.model)
+                with phase.average.applied() if phase.average else nullcontext():
+                    widths = (phase.model, *phase.narrower)
+                    accuracies = [evaluate(network, val) for network in widths] if val is not None and len(val) else []
+                    accuracies = self.fabric.broadcast(accuracies)  # one verdict for all ranks
+                    if phase.choose_best and accuracies and mean(accuracies) > counters.best_accuracy:
+                        counters.best_accuracy, best = mean(accuracies), portable(phase.model)
                 self._record(phase, counters, accuracies, wrapped)
                 counters = Counters(epoch=epoch + 1, best_accuracy=counters.best_accuracy)
                 self._save(phase, wrapped, counters, best)
                 if stop.received:
                     raise Stopped(stop.received)
+        if phase.average:
+            phase.average.swap()
         if best is not None:
             phase.model.load_state_dict(best)
         if phase.policy:
             phase.policy.finish()
+
+    def _runner(self, model: nn.Module) -> nn.Module:
+        """What is run in place of `model`: the very same modules, compiled or fused as configured."""
+        if self.options.fuse and self.options.compile == "no":  # a compiler finds its own fusions
+            model = fuse(model)
+        if self.fabric.world_size > 1:
+            model = sync_norms(model)
+        if self.options.compile != "no":
+            return torch.compile(model, mode=self.options.compile)  # type: ignore[return-value]
+        return model
 
     def _train_epoch(
         self,
@@ -176,15 +197,16 @@ class Engine:
         if phase.config.clip_norm:
             nn.utils.clip_grad_norm_([p for p in model.parameters() if p.dim() > 1], phase.config.clip_norm)
         optimizer.step()
-        correct = (logits.detach().argmax(1) == y).sum()
-        return torch.stack([loss.detach().double() * len(y), correct.double(), correct.new_tensor(len(y)).double()])
+        if phase.average:
+            phase.average.update()
+        correct = (logits.detach().argmax(1) == y).sum().double()
+        return torch.stack([loss.detach().double() * len(y), correct, torch.full_like(correct, len(y))])
 
     def _loss(self, phase: Phase, widths: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
         """The loss of the logits of all `widths`, summed, and the terms."""
         config, taught = phase.config, None
         if phase.teacher is not None:
-            with torch.no_grad(), self.fabric.autocast():
-                taught = phase.teacher(x)
+            taught = self._taught(phase, phase.teacher, x)
         losses = []
         for logits in widths:
             loss = F.cross_entropy(logits.float(), y, label_smoothing=config.label_smoothing)
@@ -199,6 +221,13 @@ class Engine:
         if phase.policy and (penalty := phase.policy.penalty()) is not None:
             loss = loss + penalty
         return loss
+
+    def _taught(self, phase: Phase, teacher: nn.Module, x: Tensor) -> Tensor:
+        """The teacher's logits. Where somebody keeps what hooks on it see, those must be ordinary tensors."""
+        hooked = bool(phase.terms) or (phase.policy is not None and phase.policy.uses_teacher)
+        with torch.no_grad() if hooked else torch.inference_mode(), self.fabric.autocast():
+            logits: Tensor = teacher(x)
+        return logits.clone()  # outside: an inference tensor cannot be saved for backward
 
     def _record(self, phase: Phase, counters: Counters, accuracies: Sequence[float], optimizer: Any) -> None:
         totals = torch.tensor(counters.totals, dtype=torch.float64, device=self.fabric.device)
@@ -226,6 +255,7 @@ class Engine:
             "counters": vars(counters),
             "optimizer": optimizer.state_dict(),
             "policy": phase.policy.state_dict() if phase.policy else {},
+            "average": phase.average.state_dict() if phase.average else {},
             "best": best,
             "rows": self.rows,
         }

@@ -12,6 +12,8 @@ from torch import nn
 from aurep.surgery import hybrid_sites
 from aurep.training.config import PhaseConfig, StudentConfig
 
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
 
 def make_optimizer(
     model: nn.Module, config: PhaseConfig, extra_groups: Iterable[dict[str, Any]] = ()
@@ -23,10 +25,12 @@ def make_optimizer(
     sites = hybrid_sites(model)
     coefficients = [s.coefficients for s in sites if s.coefficients is not None]
     theirs = {id(p) for s in sites for p in s.parameters()}
+    shifts = {id(m.bias) for m in model.modules() if isinstance(m, _NORMS)} if config.bias_lr != 1 else set()
     rest = [p for p in model.parameters() if id(p) not in theirs and p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in rest if p.dim() > 1], "lr": config.lr, "weight_decay": config.weight_decay},
-        {"params": [p for p in rest if p.dim() <= 1], "lr": config.lr, "weight_decay": 0.0},
+        {"params": [p for p in rest if p.dim() <= 1 and id(p) not in shifts], "lr": config.lr, "weight_decay": 0.0},
+        {"params": [p for p in rest if id(p) in shifts], "lr": config.lr * config.bias_lr, "weight_decay": 0.0},
     ]
     if coefficients and isinstance(config, StudentConfig):
         groups.append({"params": coefficients, "lr": config.coefficient_lr, "weight_decay": 0.0})

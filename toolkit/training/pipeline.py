@@ -125,8 +125,7 @@ class Pipeline:
 
     def _engine(self, resume: bool) -> tuple[Engine, dict[str, Tensor] | None, dict[str, Any] | None]:
         """The engine, with the checkpoint's weights and state where there is one to go on from."""
-        minutes = self.config.train.checkpoint_minutes
-        engine = Engine(self.fabric, self.folder, self.config.train.seed, self.progress, minutes)
+        engine = Engine(self.fabric, self.folder, self.config.train, self.progress)
         if not (resume and self.folder.state.exists()):
             return engine, None, None
         weights, state = self.folder.load_checkpoint()
@@ -211,6 +210,7 @@ class Pipeline:
 
     def _finish(self, engine: Engine, teacher: nn.Module, student: nn.Module) -> RunResult:
         self.progress.close()
+        self.progress.speed(engine.rows)
         val, test = self._loader("val"), self._loader("test")
         has_val = len(self.data.x_val) > 0
         sites = tuple(relu_sites(student))
@@ -290,7 +290,12 @@ class Pipeline:
             batch_size=config.train.batch_size,
             device=fabric.device,
             train=True,
-            augment=Augment(pad=config.data.crop, flip=config.data.flip, cutout=config.data.cutout),
+            augment=Augment(
+                pad=config.data.crop,
+                flip=config.data.flip,
+                alternating=config.data.alternating,
+                cutout=config.data.cutout,
+            ),
             seed=derive(config.train.seed, "data", phase),
             rank=fabric.global_rank,
             world_size=fabric.world_size,

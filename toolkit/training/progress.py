@@ -48,6 +48,14 @@ class Progress:
             f"train {row['train_accuracy']:5.2f} %{val}{kept}  {row['images_per_second']:,.0f} images/s"
         )
 
+    def speed(self, rows: list[dict[str, Any]]) -> None:
+        """Training images per second of each phase, validation and checkpoints aside."""
+        for phase in dict.fromkeys(row["phase"] for row in rows):
+            own = [row for row in rows if row["phase"] == phase]
+            seconds = sum(row["seconds"] for row in own)
+            images = sum(row["seconds"] * row["images_per_second"] for row in own)
+            self.say(f"{phase:>8}: {len(own)} epochs, {seconds:,.0f} s, {images / seconds:,.0f} images/s")
+
     def close(self) -> None:
         if self._status is not None:
             self._status.stop()

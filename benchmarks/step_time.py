@@ -1,0 +1,289 @@
+"""What a search step costs beside a plain ReLU step: time, and memory saved for backward.
+
+    OMP_NUM_THREADS=1 python benchmarks/step_time.py                                # CPU, batch 32
+    python benchmarks/step_time.py --device cuda --batch 512 --precision bf16       # GPU
+    python benchmarks/step_time.py --official PATH    # beside it: the hybrid module of github.com/HarveyP123/AutoReP
+
+ResNet-18 for 32x32 images, full width. A step is the engine's own: forward, loss, backward, AdamW, mask update. All
+variants run in one process, one step of each in turn, so that whatever else the machine does hits all alike; the figure
+is the median of each step's time over that of the plain step of the same round.
+Writes benchmarks/results/step_time_{cpu,cuda}.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from provenance import RESULTS, markdown_table, provenance
+from torch import Tensor, nn
+
+import aurep
+from aurep.kernels import describe, using
+from aurep.models import build_model
+from aurep.search import check_options, policy_class
+from aurep.search.masks import keep_top
+from aurep.surgery import hybrid_sites
+from aurep.training.checkpoint import RunFolder
+from aurep.training.config import Config, check_config
+from aurep.training.engine import Engine, Phase
+from aurep.training.optim import make_optimizer
+from aurep.training.pipeline import make_fabric
+from aurep.training.progress import Progress
+
+BUDGET = 12_900
+GOALS = {
+    "cpu": {
+        "search, eager": 1.09,
+        "search, kernels": 1.03,
+        "search, kernels, fused": 0.98,
+        "search, kernels, fused, KD": 1.30,
+    },
+    "cuda": {"search, kernels": 1.03, "search, kernels, fused": 1.00},
+}
+SAVED_GOAL = 1.05
+
+
+@dataclass
+class Variant:
+    """One way to train: `step` does a whole step, `saved` says what a forward pass keeps, in bytes."""
+
+    step: Callable[[], None]
+    saved: int
+    times: list[float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--layout", choices=("contiguous", "channels_last"), default="channels_last")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--official", type=Path, help="a checkout of the official AutoReP code")
+    parser.add_argument("--compile", action="store_true", help="also the search step under torch.compile")
+    parser.add_argument("--name", help="of the result files; default step_time_DEVICE")
+    arguments = parser.parse_args()
+    variants = make_variants(arguments)
+    measure(variants, arguments.rounds, arguments.device)
+    report(variants, arguments)
+
+
+def make_variants(arguments: argparse.Namespace) -> dict[str, Variant]:
+    kernels = "compiled" if arguments.device == "cpu" else "auto"
+    bench = Bench(arguments)
+    variants = {
+        "plain ReLU": bench.plain(),
+        "plain ReLU, KD": bench.plain(teach=True),
+        "search, eager": bench.search("eager"),
+        "search, kernels": bench.search(kernels),
+        "search, kernels, fused": bench.search(kernels, fuse=True),
+        "search, eager, KD": bench.search("eager", teach=True),
+        "search, kernels, fused, KD": bench.search(kernels, fuse=True, teach=True),
+    }
+    if arguments.compile:
+        variants["search, torch.compile"] = bench.search("auto", compiler="default")
+    if arguments.official:
+        variants["official AutoReP"] = bench.official(arguments.official)
+        variants["official AutoReP, KD as published"] = bench.official(arguments.official, teach=True)
+    return variants
+
+
+class Bench:
+    """Everything the variants share: one batch, one set of first weights."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.layout = torch.channels_last if arguments.layout == "channels_last" else torch.contiguous_format
+        self.folder = RunFolder(Path(tempfile.mkdtemp()))
+        torch.manual_seed(0)
+        self.x = torch.randn(arguments.batch, 3, 32, 32, device=arguments.device).contiguous(memory_format=self.layout)
+        self.y = torch.randint(10, (arguments.batch,), device=arguments.device)
+        self.example = torch.zeros(1, 3, 32, 32)
+
+    def network(self) -> nn.Module:
+        torch.manual_seed(1)
+        return build_model("resnet18", num_classes=10, width=self.arguments.width)
+
+    def config(self, **train: Any) -> Config:
+        search = {"budget": BUDGET, "kd_weight": float(train.pop("teach", False))}
+        train = {"device": self.arguments.device, "precision": self.arguments.precision, **train}
+        return check_config({"train": train, "search": search})
+
+    def plain(self, teach: bool = False) -> Variant:
+        return self._variant(self.network(), self.config(teach=teach), teach)
+
+    def search(self, kernels: str, teach: bool = False, fuse: bool = False, compiler: str = "no") -> Variant:
+        model = aurep.prepare(self.network(), self.example)
+        return self._variant(model, self.config(kernels=kernels, fuse=fuse, compile=compiler, teach=teach), teach)
+
+    def finetune(self, kernels: str) -> Variant:
+        """Masks frozen at the budget, fused, with a teacher."""
+        model = aurep.prepare(self.network(), self.example)
+        sites = hybrid_sites(model)
+        keep_top(sites, [site.alpha.detach() for site in sites], BUDGET)
+        config = self.config(kernels=kernels, fuse=True, teach=True)
+        return self._variant(model, config, teach=True, searching=False)
+
+    def _variant(self, model: nn.Module, config: Config, teach: bool, searching: bool = True) -> Variant:
+        fabric = make_fabric(config)
+        place = {"device": fabric.device, "memory_format": self.layout}
+        model = model.train().to(**place)
+        teacher = self.network().eval().requires_grad_(False).to(**place) if teach else None
+        sites, policy, groups = hybrid_sites(model), None, []
+        for site in sites:
+            site.alpha.requires_grad_(searching)
+        if sites and searching:
+            policy = policy_class("autorep")(sites, BUDGET, check_options("autorep", {}), 0)
+            groups = policy.parameter_groups()
+        phase = Phase("search", model, config.search, teacher, policy)
+        engine = Engine(fabric, self.folder, config.train, Progress(None))
+        runner, optimizer = fabric.setup(engine._runner(model), make_optimizer(model, config.search, groups))
+
+        def step() -> None:
+            with using(config.train.kernels):
+                engine._step(phase, runner, optimizer, self.x, self.y)
+                if policy:
+                    policy.after_step(0.5)
+
+        with using(config.train.kernels):
+            saved = saved_bytes(lambda: runner(self.x), model) if config.train.compile == "no" else 0
+        return Variant(step, saved, [])
+
+    def official(self, path: Path, teach: bool = False) -> Variant:
+        """One shared module of theirs for every ReLU, as in their networks. Their teacher runs with gradients."""
+        model = self.network()
+        shared = official_activation(path)
+        for parent in list(model.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, nn.ReLU):
+                    setattr(parent, name, shared)
+        model(self.example)  # its first forward makes the parameters
+        shared.init = 0
+        variant = self._variant(model, self.config(teach=teach), teach=False)
+        if not teach:
+            return variant
+        teacher = self.network().eval().to(device=self.arguments.device, memory_format=self.layout)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+
+        def step() -> None:
+            with torch.autocast(self.arguments.device, torch.bfloat16, self.arguments.precision == "bf16"):
+                logits, taught = model(self.x), teacher(self.x)
+            loss = nn.functional.cross_entropy(logits.float(), self.y)
+            loss = loss + 16 * nn.functional.kl_div(
+                (logits.float() / 4).log_softmax(1), (taught.float() / 4).softmax(1), reduction="batchmean"
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        return Variant(step, saved_bytes(lambda: (model(self.x), teacher(self.x)), model, teacher), [])
+
+
+def official_activation(path: Path) -> Any:
+    from aurep.models.external import _make_torchvision_importable
+
+    _make_torchvision_importable()  # their module imports it
+    sys.path.insert(0, str(path.resolve()))
+    from models_util.model_spReLU_relay import ReLU_masked_dapa_relay
+
+    options = {"scale_x1": 1, "scale_x2": 0.1, "clip_x2": 1, "clip_x2_bool": False, "var_min": 0.04}
+    return ReLU_masked_dapa_relay(SimpleNamespace(threshold=0.003, degree=2, freezeact=False, **options))
+
+
+def saved_bytes(forward: Callable[[], Any], *models: nn.Module) -> int:
+    """Bytes that autograd keeps for backward, each storage once, parameters and buffers aside."""
+    own = {t.untyped_storage().data_ptr() for model in models for t in (*model.parameters(), *model.buffers())}
+    storages = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        outputs = forward()
+    del outputs
+    return sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in own)
+
+
+def measure(variants: dict[str, Variant], rounds: int, device: str) -> None:
+    for number in range(rounds + 2):
+        for variant in variants.values():
+            synchronise(device)
+            started = time.perf_counter()
+            variant.step()
+            synchronise(device)
+            if number >= 2:  # the first two allocate, and build what is built on first use
+                variant.times.append(time.perf_counter() - started)
+
+
+def synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def report(variants: dict[str, Variant], arguments: argparse.Namespace) -> None:
+    plain = variants["plain ReLU"]
+    rows = []
+    for name, variant in variants.items():
+        ratios = [a / b for a, b in zip(variant.times, plain.times, strict=True)]
+        rows.append(
+            {
+                "variant": name,
+                "milliseconds": 1e3 * statistics.median(variant.times),
+                "ratio": statistics.median(ratios),
+                "ratio_of_fastest": min(variant.times) / min(plain.times),
+                "goal": GOALS[arguments.device].get(name),
+                "saved_mib": variant.saved / 2**20,
+                "saved_ratio": variant.saved / plain.saved,
+            }
+        )
+    settings = {k: v for k, v in vars(arguments).items() if k in ("batch", "precision", "layout", "rounds", "width")}
+    settings |= {"threads": torch.get_num_threads(), "budget": BUDGET, "kernels": describe()}
+    facts = {**provenance(), "settings": settings, "saved_goal": SAVED_GOAL, "rows": rows}
+    name = arguments.name or f"step_time_{arguments.device}"
+    (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
+    text = page(rows, facts, arguments)
+    (RESULTS / f"{name}.md").write_text(text)
+    print(text)
+
+
+def page(rows: list[dict[str, Any]], facts: dict[str, Any], arguments: argparse.Namespace) -> str:
+    table = markdown_table(
+        ("step", "median ms", "ratio to plain", "of the fastest", "goal", "saved MiB", "ratio to plain"),
+        [
+            (
+                row["variant"],
+                f"{row['milliseconds']:.1f}",
+                f"{row['ratio']:.3f}",
+                f"{row['ratio_of_fastest']:.3f}",
+                "" if row["goal"] is None else f"<= {row['goal']:.2f}",
+                f"{row['saved_mib']:.0f}" if row["saved_mib"] else "",
+                f"{row['saved_ratio']:.3f}" if row["saved_mib"] else "",
+            )
+            for row in rows
+        ],
+    )
+    head = f"# A search step beside a plain ReLU step, {arguments.device}\n\n"
+    head += f"ResNet-18, 32x32, batch {arguments.batch}, {arguments.precision}, {arguments.layout}, "
+    head += f"{torch.get_num_threads()} threads, {arguments.rounds} rounds, interleaved. "
+    head += f"{facts['hardware']}, {facts['versions']}, {facts['date']}.\n"
+    head += "Ratio: median over rounds of the step's time over the plain step's in the same round. "
+    head += "Saved: what autograd keeps for backward, parameters and buffers aside.\n\n"
+    return head + table
+
+
+if __name__ == "__main__":
+    main()

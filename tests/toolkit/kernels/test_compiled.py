@@ -1,0 +1,94 @@
+"""The C++ kernels, where a compiler is found, and what happens where none is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from comparing import Case, compare_all
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aurep import AurepError, HybridActivation
+from aurep.kernels import Needs, cpu, eager, kernels_for, using
+
+compiled = pytest.mark.skipif(
+    "not __import__('aurep.kernels.cpu', fromlist=['cpu']).available()", reason=cpu.describe()
+)
+
+
+@compiled
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from([(3, 5, 4), (7,), (2, 6), (40, 3, 3), (2, 30, 30)]),  # the last spans several blocks of elements
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.sampled_from([0, 1, 2]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+def test_equals_eager_in_float64(
+    shape: tuple[int, ...], dtype: torch.dtype, degree: int, per_element: bool, channels_last: bool, seed: int
+) -> None:
+    compare_all(cpu, Case(shape, dtype, degree, per_element, channels_last and len(shape) == 3, seed=seed))
+
+
+@compiled
+def test_result_does_not_depend_on_the_number_of_threads() -> None:
+    case = Case((16, 12, 12), images=8)
+    needs = Needs(True, True, True)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append(cpu.backward(case.g, case.x, case.mask, case.alpha, case.coefficients, needs))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))  # type: ignore[arg-type]
+
+
+@compiled
+def test_nan_is_not_rectified_away() -> None:
+    site = HybridActivation((2,))
+    with using("compiled"):
+        assert kernels_for(torch.zeros(1, 2)) is cpu
+        assert site(torch.tensor([[float("nan"), -1.0]])).isnan().tolist() == [[True, False]]
+
+
+@compiled
+def test_a_transposed_input_is_taken_in_its_logical_order() -> None:
+    case = Case((3, 5, 4))
+    y = cpu.forward(case.x.transpose(2, 3).contiguous().transpose(2, 3), case.mask, case.coefficients)
+    assert torch.equal(y, cpu.forward(case.x, case.mask, case.coefficients))
+
+
+@pytest.mark.parametrize("missing", ["c++", "ninja"])
+def test_without_tools_eager_takes_over(missing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cpu.shutil, "which", lambda name: None if name == missing else name)
+    monkeypatch.setenv("CXX", "c++")
+    monkeypatch.setattr(cpu, "_build", cpu._build.__wrapped__)
+    with using("compiled"):
+        assert kernels_for(torch.zeros(1, 2)) is eager
+    assert missing in cpu.describe()
+
+
+def test_a_failing_compiler_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("Error building extension\nand pages of output")
+
+    monkeypatch.setattr(cpu, "_load", fail)
+    monkeypatch.setattr(cpu.shutil, "which", lambda name: name)
+    monkeypatch.setattr(cpu, "_build", cpu._build.__wrapped__)
+    assert cpu.describe() == "eager, since it cannot be built (Error building extension)"
+
+
+def test_dtypes_it_lacks_go_to_eager() -> None:
+    with using("compiled"):
+        assert kernels_for(torch.zeros(1, 2, dtype=torch.float64)) is eager
+
+
+def test_default_on_a_cpu_is_eager() -> None:
+    assert kernels_for(torch.zeros(1, 2)) is eager
+    with pytest.raises(AurepError, match=r"fast.*compiled"), using("fast"):  # type: ignore[arg-type]
+        pass

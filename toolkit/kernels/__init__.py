@@ -1,0 +1,129 @@
+"""Implementations of the hybrid activation's arithmetic, of one interface, chosen by device.
+
+    eager     a handful of cheap torch operations; anywhere, any dtype. The default on a CPU, and what torch.compile
+              sees: a compiler makes its own kernels out of them.
+    compiled  C++ for CPUs, built on first use where a compiler is found; chosen with `using("compiled")`. One pass
+              over memory in each direction; float32 and bfloat16.
+    triton    CUDA, where the triton package is installed; the default there. One pass in each direction; float32,
+              bfloat16 and float16.
+
+Each is a module with the functions of `Kernels`. What one cannot do (a dtype, a missing compiler) eager does. All add
+up in a fixed order, so a step repeated on the same device gives the same bits.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, NamedTuple, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from aurep.errors import AurepError
+from aurep.kernels import eager
+
+Choice = Literal["auto", "eager", "compiled"]
+CHOICES: tuple[Choice, ...] = ("auto", "eager", "compiled")
+
+
+class Norm(NamedTuple):
+    """A batch norm as a map per channel, scale (z - mean) + shift; each of shape (C,), fp32."""
+
+    mean: Tensor
+    scale: Tensor
+    shift: Tensor
+
+
+class Needs(NamedTuple):
+    """Which gradients a backward pass must give."""
+
+    x: bool
+    alpha: bool
+    coefficients: bool
+
+
+class Kernels(Protocol):
+    """x is (N, C, ...), contiguous or channels_last; mask and alpha are (C, ...), coefficients as in the module."""
+
+    def forward(self, x: Tensor, mask: Tensor, coefficients: Tensor | None) -> Tensor:
+        """y of x's dtype and memory format."""
+
+    def backward(
+        self, g: Tensor, x: Tensor, mask: Tensor, alpha: Tensor, coefficients: Tensor | None, needs: Needs
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """dL/dx, dL/dalpha, dL/dcoefficients, those that are needed."""
+
+    def statistics(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance of z per channel, fp32 (C,)."""
+
+    def normed_forward(
+        self, z: Tensor, residual: Tensor | None, norms: Sequence[Norm], mask: Tensor, coefficients: Tensor | None
+    ) -> Tensor:
+        """The activation of  u = norm(z) [+ residual | + norm'(residual)];  `norms` holds one or both."""
+
+    def normed_backward(
+        self,
+        g: Tensor,
+        z: Tensor,
+        residual: Tensor | None,
+        norms: Sequence[Norm],
+        mask: Tensor,
+        alpha: Tensor,
+        coefficients: Tensor | None,
+        needs: Needs,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+        """dL/du; dL/dalpha; dL/dcoefficients; and, (1 + norms, C),  sum du  and  sum du (z - mean)  of each norm."""
+
+    def norm_input(self, du: Tensor, z: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        """a du + b (z - mean) + c  per channel: what a batch norm's input gradient comes to."""
+
+
+_chosen: Choice = "auto"
+
+
+@contextmanager
+def using(choice: Choice) -> Iterator[None]:
+    """Inside the block CPUs use `choice` ("auto": eager). GPUs use Triton unless it is "eager".
+
+    Raises:
+        AurepError: not one of CHOICES.
+    """
+    global _chosen
+    if choice not in CHOICES:
+        raise AurepError(f"kernels={choice!r} is not known; choose one of {', '.join(CHOICES)}.")
+    before, _chosen = _chosen, choice
+    try:
+        yield
+    finally:
+        _chosen = before
+
+
+def kernels_for(x: Tensor) -> Kernels:
+    """The implementation for tensors like x."""
+    if torch.compiler.is_compiling() or _chosen == "eager":
+        return cast(Kernels, eager)
+    if x.device.type == "cuda" and triton_found():
+        from aurep.kernels import triton
+
+        return cast(Kernels, triton if x.dtype in triton.DTYPES else eager)
+    if x.device.type == "cpu" and _chosen == "compiled":
+        from aurep.kernels import cpu
+
+        return cast(Kernels, cpu if x.dtype in cpu.DTYPES and cpu.available() else eager)
+    return cast(Kernels, eager)
+
+
+def triton_found() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def describe() -> dict[str, str]:
+    """Device -> what runs there, in words, for `aurep doctor`. Builds the compiled path if it can."""
+    from aurep.kernels import cpu
+
+    found = {"CPU kernels": f"eager; kernels = 'compiled' would use {cpu.describe()}"}
+    if torch.cuda.is_available():
+        found["CUDA kernels"] = "Triton" if triton_found() else "eager, since the triton package is not installed"
+    return found

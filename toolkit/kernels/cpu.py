@@ -1,0 +1,242 @@
+"""The compiled CPU path: builds `cpu.cpp` on first use, and prepares its tables.
+
+Built with torch.utils.cpp_extension, which needs a C++ compiler and ninja, into a folder of the user's cache that is
+named after all that the machine code depends on: source, torch, compiler, processor. One process builds, others wait.
+Where it cannot be built `available` is false, `describe` says why, and eager kernels take over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pooch
+import torch
+from filelock import FileLock
+from torch import Tensor
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from aurep.kernels import Needs, Norm
+
+DTYPES = (torch.float32, torch.bfloat16)
+_SOURCE = Path(__file__).with_name("cpu.cpp")
+# NaN must stay NaN, so no -ffast-math; these two only free comparisons to become selects.
+_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+
+
+def forward(x: Tensor, mask: Tensor, coefficients: Tensor | None) -> Tensor:
+    return normed_forward(x, None, (), mask, coefficients)
+
+
+def backward(
+    g: Tensor, x: Tensor, mask: Tensor, alpha: Tensor, coefficients: Tensor | None, needs: Needs
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    return normed_backward(g, x, None, (), mask, alpha, coefficients, needs)[:3]
+
+
+def statistics(z: Tensor) -> tuple[Tensor, Tensor]:
+    z = _dense(z)
+    centre = z[0].float().reshape(z.shape[1], -1).mean(1)  # near the mean: no digits are lost to cancellation
+    sums = _operators().statistics(z, _expand(centre[None], z)).view(2, *_layout(z)[0])
+    first, second = _channel_sums(sums, z) / (z.numel() // z.shape[1])
+    return centre + first, (second - first.square()).clamp_min_(0)
+
+
+def normed_forward(
+    z: Tensor, residual: Tensor | None, norms: Sequence[Norm], mask: Tensor, coefficients: Tensor | None
+) -> Tensor:
+    z = _dense(z)
+    kept, tables = _reorder(mask, z), _tables(z, norms, coefficients)
+    y: Tensor = _operators().forward(z, _like(residual, z), kept, tables)
+    return y
+
+
+def normed_backward(
+    g: Tensor,
+    z: Tensor,
+    residual: Tensor | None,
+    norms: Sequence[Norm],
+    mask: Tensor,
+    alpha: Tensor,
+    coefficients: Tensor | None,
+    needs: Needs,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+    z = _dense(z)
+    kept, tables = _reorder(mask, z), _tables(z, norms, coefficients)
+    du, flat = _operators().backward(_like(g, z), z, _like(residual, z), kept, tables)
+    sums = flat.view(-1, *_layout(z)[0])
+    grad_alpha = grad_coefficients = None
+    if needs.alpha:
+        grad_alpha = (F.softplus(alpha) * _restore(sums[0], z)).to(alpha.dtype)
+    if needs.coefficients and coefficients is not None:
+        powers = sums[1 : 1 + coefficients.shape[-1]]
+        per_element = coefficients.dim() > 2 or mask.dim() == 1
+        parts = [_restore(p, z) for p in powers] if per_element else list(_channel_sums(powers, z))
+        grad_coefficients = torch.stack(parts, -1).view(coefficients.shape).to(coefficients.dtype)
+    return du, grad_alpha, grad_coefficients, _channel_sums(sums[4:], z)
+
+
+def norm_input(du: Tensor, z: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    z = _dense(z)
+    tables = _expand(torch.stack([mean, a, b, c]), z)
+    dz: Tensor = _operators().norm_input(_like(du, z), z, tables)
+    return dz
+
+
+def _tables(z: Tensor, norms: Sequence[Norm], coefficients: Tensor | None) -> Tensor:
+    """(3 + ..., elements) in z's order, as cpu.cpp describes."""
+    rows: list[Tensor] = []
+    if norms:
+        rows = [sum((norm.shift for norm in norms[1:]), norms[0].shift)]
+        rows += [part for norm in norms for part in (norm.mean, norm.scale)]
+    channels = z.shape[1]
+    if coefficients is None:
+        polynomial = [torch.full((channels,), value) for value in (0.0, 1.0, 0.0)]
+    else:
+        polynomial = list(coefficients.detach().float().unbind(-1))
+        polynomial += [torch.zeros_like(polynomial[0])] * (3 - len(polynomial))
+    if polynomial[0].dim() == 1:
+        return _expand(torch.stack([*polynomial, *rows]), z)
+    own = torch.stack([_reorder(part, z).flatten() for part in polynomial])
+    return torch.cat([own, _expand(torch.stack(rows), z)]) if rows else own
+
+
+def _layout(z: Tensor) -> tuple[tuple[int, int], bool]:
+    """One image's shape as it lies in memory, (positions, channels) where channels come last, and whether they do."""
+    channels, positions = z.shape[1], z[0, 0].numel()
+    last = not z.is_contiguous()
+    return ((positions, channels) if last else (channels, positions)), last
+
+
+def _expand(rows: Tensor, z: Tensor) -> Tensor:
+    """(rows, C) -> (rows, elements) in z's order."""
+    (first, second), last = _layout(z)
+    wide = rows[:, None, :] if last else rows[:, :, None]
+    return wide.expand(-1, first, second).reshape(len(rows), -1).contiguous()
+
+
+def _reorder(values: Tensor, z: Tensor) -> Tensor:
+    """(C, ...) as it would lie in one image of z."""
+    (_, second), last = _layout(z)
+    return values.reshape(second, -1).t().contiguous() if last else values.contiguous()
+
+
+def _restore(values: Tensor, z: Tensor) -> Tensor:
+    """The inverse of `_reorder`, of z's shape without the batch."""
+    return (values.t() if _layout(z)[1] else values).reshape(z.shape[1:])
+
+
+def _channel_sums(sums: Tensor, z: Tensor) -> Tensor:
+    """(k, *layout) -> (k, C)."""
+    return sums.sum(1 if _layout(z)[1] else 2)
+
+
+def _dense(x: Tensor) -> Tensor:
+    if x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)):
+        return x
+    return x.contiguous()
+
+
+def _like(x: Tensor | None, z: Tensor) -> Tensor | None:
+    """x with z's dtype and memory order."""
+    if x is None:
+        return None
+    return x.to(z.dtype).contiguous(memory_format=torch.channels_last if _layout(z)[1] else torch.contiguous_format)
+
+
+def available() -> bool:
+    return _build() is None
+
+
+def describe() -> str:
+    """ "compiled C++ (...)", or "eager, since ..."."""
+    reason = _build()
+    return f"compiled C++ ({_folder()})" if reason is None else f"eager, since {reason}"
+
+
+def _operators() -> Any:
+    return torch.ops.aurep_cpu
+
+
+@cache
+def _build() -> str | None:
+    """Load the library, building it where that was not done before. Returns why it cannot be had, or None."""
+    if platform.system() == "Windows":
+        return "the compiled path is not made for Windows"
+    with _scripts_on_path():
+        if shutil.which(_compiler()) is None:
+            return f"no C++ compiler {_compiler()!r} is found"
+        if shutil.which("ninja") is None:
+            return "ninja is not installed"
+        try:
+            _load()
+        except Exception as error:  # compilers fail in many ways, and none of them may stop a run
+            return f"it cannot be built ({str(error).splitlines()[0]})"
+    return None
+
+
+def _load() -> None:
+    from torch.utils import cpp_extension
+
+    folder = _folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "build.lock"):
+        (folder / "lock").unlink(missing_ok=True)  # left by a build that was killed; nobody else is here now
+        cpp_extension.load(
+            "aurep_cpu",
+            [str(_SOURCE)],
+            extra_cflags=[*_FLAGS, *_machine_flags(), "-fopenmp"],
+            extra_ldflags=["-fopenmp"],
+            build_directory=str(folder),
+            is_python_module=False,
+        )
+
+
+def _folder() -> Path:
+    source = _SOURCE.read_text()
+    parts = (source, torch.__version__, _compiler_version(), platform.machine(), _processor(), " ".join(_FLAGS))
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return Path(pooch.os_cache("aurep")) / "kernels" / key
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX", "c++")
+
+
+@cache
+def _compiler_version() -> str:
+    return subprocess.run([_compiler(), "--version"], capture_output=True, text=True, check=False).stdout
+
+
+@cache
+def _machine_flags() -> tuple[str, ...]:
+    """-march=native where the compiler knows it. The build's folder is the processor's own: a home may be shared."""
+    test = [_compiler(), "-march=native", "-x", "c++", "-E", os.devnull]
+    return ("-march=native",) if subprocess.run(test, capture_output=True, check=False).returncode == 0 else ()
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+
+
+@contextmanager
+def _scripts_on_path() -> Iterator[None]:
+    """ninja may be installed beside this Python, in a virtual environment that is not activated."""
+    before = os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
