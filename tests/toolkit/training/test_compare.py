@@ -58,7 +58,7 @@ def test_two_workers_share_a_folder_and_run_nothing_twice(tmp_path: Path) -> Non
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
     printed = [worker.communicate(timeout=300)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0]
-    finetuned = [line for text in printed for line in text.splitlines() if line.startswith("finetune")]
+    finetuned = [line for text in printed for line in text.splitlines() if line.startswith("finetune ")]
     assert len(finetuned) == 4  # one epoch for each of the four runs, over both workers together
 
 
