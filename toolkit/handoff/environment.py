@@ -101,7 +101,15 @@ def _make(framework: Framework, folder: Path, say: Callable[[str], None]) -> Non
     shutil.rmtree(folder, ignore_errors=True)  # what a stopped set-up left
     say(f"making an environment for {framework.name} with {base}")
     _call([base, "-m", "venv", str(folder)], framework, say)
-    pip = [str(_interpreter(folder)), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    pip = [
+        str(_interpreter(folder)),
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--no-compile",
+    ]
     _call([*pip, "--only-binary=:all:", *framework.requirements], framework, say)
     if framework.alone:
         _call([*pip, "--no-deps", *framework.alone], framework, say)
