@@ -6,6 +6,9 @@ The networks are as small as they can be: what takes time is starting the framew
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +21,9 @@ from torch import Tensor, nn
 from aurep import AurepError, fit_polynomials, prepare, relu_sites, set_mask
 from aurep.cli import main
 from aurep.exporters import export
-from aurep.handoff import handoff
+from aurep.handoff import FRAMEWORKS, handoff
+from aurep.handoff.environment import clean_environ
+from aurep.handoff.session import PARTIES
 from aurep.validators.inspection import inspect
 
 # 16 fraction bits (SPU: 18): a rounding of 2^-16 at each of five layers, times weights whose sums stay below 4.
@@ -59,6 +64,19 @@ def bundle(folder: Path, target: str, kept: int, batch: int = 1) -> Path:
     return folder
 
 
+def shallow(folder: Path) -> Path:
+    """One convolution, one polynomial, one linear layer: what HElayers does in a second."""
+    torch.manual_seed(0)
+    images = torch.randn(2, 1, 6, 6)
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(18, 3)).eval()
+    model = prepare(net, images[:1])
+    fit_polynomials(model, [images])
+    set_mask(model, "1", torch.zeros(2, 3, 3))
+    samples = (images.numpy(), np.zeros(2, dtype=np.int64))
+    export(model, images[:1], folder, "helayers", samples=samples)
+    return folder
+
+
 @pytest.mark.parametrize("kept", [64, 7, 0])
 def test_crypten_costs_what_its_protocols_cost(kept: int, python_of: Callable[[str], Path], tmp_path: Path) -> None:
     folder = bundle(tmp_path / "b", "crypten", kept)
@@ -95,15 +113,25 @@ def test_spu_with_three_parties_and_a_batch(python_of: Callable[[str], Path], tm
         handoff(folder, "spu", samples=1, python=python_of("spu"))
 
 
+@pytest.mark.parametrize("target", ["onnx", "onnxruntime", "mask", "crypten", "spu", "helayers"])
+def test_the_documentation_s_snippet_runs(target: str, python_of: Callable[[str], Path], tmp_path: Path) -> None:
+    """As a new user would: in the bundle's folder, with the framework's Python."""
+    page = (Path(__file__).parents[3] / "docs" / "targets" / f"{target}.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    folder = shallow(tmp_path / "b") if target == "helayers" else bundle(tmp_path / "b", target, 7)
+    (folder / "snippet.py").write_text(snippet)
+    (folder / "onnx_to_jax.py").write_text((PARTIES / "onnx_to_jax.py").read_text())
+    python = python_of(target) if target in FRAMEWORKS else Path(sys.executable)
+    settings = {**clean_environ(), "GLOO_SOCKET_IFNAME": "lo"} if target == "crypten" else clean_environ()
+    run = subprocess.run(
+        [python, "snippet.py"], cwd=folder, env=settings, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout.split()[-1]) < FIXED_POINT
+
+
 def test_helayers_through_the_command(python_of: Callable[[str], Path], tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    images = torch.randn(2, 1, 6, 6)
-    net = nn.Sequential(nn.Conv2d(1, 2, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(18, 3)).eval()
-    model = prepare(net, images[:1])
-    fit_polynomials(model, [images])
-    set_mask(model, "1", torch.zeros(2, 3, 3))
-    samples = (images.numpy(), np.zeros(2, dtype=np.int64))
-    export(model, images[:1], tmp_path / "b", "helayers", samples=samples)
+    shallow(tmp_path / "b")
     arguments = ["handoff", str(tmp_path / "b"), "--to", "helayers", "--samples", "1", "--json", "-"]
     result = CliRunner().invoke(main, [*arguments, "--python", str(python_of("helayers"))])
     assert result.exit_code == 0, result.output
