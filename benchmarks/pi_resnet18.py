@@ -44,6 +44,7 @@ def main() -> None:
             file.write_text(json.dumps(found, indent=1))
             print(file, found["measured"]["traffic"], found["measured"]["logits"], flush=True)
         rows.append(json.loads(file.read_text()))
+        rows[-1]["predicted_bytes"] = predict(arguments.work / file.stem, rows[-1]["measured"]["protocol"])
     report(rows)
 
 
@@ -57,19 +58,23 @@ def cells() -> Iterator[tuple[str, str, int]]:
 
 def measure(framework: str, form: str, kept: int, arguments: argparse.Namespace) -> dict[str, Any]:
     from aurep.handoff import handoff
-    from aurep.validators.inspection import inspect
 
     bundle = export_cell(framework, form, kept, arguments.work)
     python = getattr(arguments, framework)
     found = handoff(bundle, framework, samples=1, python=python, timeout=arguments.timeout).to_dict()
-    predicted = {cost["protocol"]: cost for cost in inspect(bundle).to_dict()["estimates"]}
     return {
         "framework": framework,
         "form": form,
         "kept": kept,
         "measured": {key: found[key] for key in ("protocol", "packages", "logits", "traffic", "seconds", "derived")},
-        "predicted_bytes": predicted[found["protocol"]]["bytes"],
     }
+
+
+def predict(bundle: Path, protocol: str) -> int:
+    """Bytes as `aurep inspect` estimates them from the graph alone."""
+    from aurep.validators.inspection import inspect
+
+    return next(int(entry["bytes"]) for entry in inspect(bundle).estimates if entry["protocol"] == protocol)
 
 
 def export_cell(framework: str, form: str, kept: int, work: Path) -> Path:

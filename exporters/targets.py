@@ -67,9 +67,10 @@ model.encrypt(src=0)
 logits = model(crypten.cryptensor(inputs, src=1)).get_plain_text()  # inputs: a torch tensor of the file's batch"""
 
 _SPU = """\
-import jaxonnxruntime.backend, onnx
-model = jaxonnxruntime.backend.Backend.prepare(onnx.load("model.onnx"))
-# run it inside spu.utils.frontend.compile(Kind.JAX, ...), one process per party"""
+import onnx, onnx_to_jax  # aurep/handoff/parties/onnx_to_jax.py; it needs JAX and onnx only
+graph = onnx.load("model.onnx").graph
+secret = onnx_to_jax.secret_names(graph)  # the weights; onnx_to_jax.evaluate(graph, values) is the function
+# compile it with spu.utils.frontend.compile(Kind.JAX, ...), one process per party: `aurep handoff` does"""
 
 _HELAYERS = """\
 import pyhelayers

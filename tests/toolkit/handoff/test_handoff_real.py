@@ -95,11 +95,14 @@ def test_crypten_costs_what_its_protocols_cost(kept: int, python_of: Callable[[s
 
 
 def test_spu_compares_only_what_is_kept(python_of: Callable[[str], Path], tmp_path: Path) -> None:
-    found = handoff(bundle(tmp_path / "b", "spu", 7), "spu", samples=2, python=python_of("spu"))
+    folder = bundle(tmp_path / "b", "spu", 7)
+    found = handoff(folder, "spu", samples=2, python=python_of("spu"))
     assert found.logits.max_error < FIXED_POINT
     less = next(entry for entry in found.nodes if entry["op"] == "pphlo.less")
     assert less["bytes_sent"] == LESS * 2 * 7
     assert found.traffic.sent[0] == found.traffic.sent[1]
+    estimate = next(entry for entry in inspect(folder).estimates if entry["protocol"] == "SEMI2K")
+    assert estimate["bytes"] == found.traffic.total
     assert found.traffic.opening == OPENED * (4 * 2 * 9 + 4 * 4 * 9 + 4 * 3)
 
 
