@@ -9,9 +9,17 @@ from aurep.rules.fault import Call, Fault, Graph, Rule, apply, operators
 
 KNOWN = operators(
     "Add Sub Mul Div Neg Pow Max Relu Clip Sigmoid Constant Conv Gemm MatMul AveragePool GlobalAveragePool MaxPool "
-    "ReduceMean Flatten Reshape Transpose Squeeze Unsqueeze Slice Split Concat Gather Identity BatchNormalization"
+    "ReduceMean Flatten Reshape Transpose Squeeze Unsqueeze Slice Split Pad Concat Gather Identity BatchNormalization"
 )
-_SPOKEN = {"Reshape": (1,), "Pow": (1,), "Gather": (1,), "Slice": (1, 2, 3, 4), "Squeeze": (1,), "Unsqueeze": (1,)}
+_SPOKEN = {
+    "Reshape": (1,),
+    "Pow": (1,),
+    "Gather": (1,),
+    "Slice": (1, 2, 3, 4),
+    "Squeeze": (1,),
+    "Unsqueeze": (1,),
+    "Pad": (1,),
+}
 
 
 def faults(graph: Graph) -> Iterator[Fault]:

@@ -121,6 +121,14 @@ def _slice(given: Sequence[Any], attributes: Attributes) -> Any:
     return x[tuple(index)]
 
 
+def _pad(given: Sequence[Any], attributes: Attributes) -> Any:
+    x, pads = given[0], np.asarray(given[1]).tolist()
+    if attributes.get("mode", b"constant") != b"constant" or len(pads) != 2 * x.ndim:
+        raise ValueError("only Pad with constants along every axis has a translation to JAX")
+    value = given[2] if len(given) > 2 and given[2] is not None else np.float32(0)
+    return jnp.pad(x, list(zip(pads[: x.ndim], pads[x.ndim :], strict=True)), constant_values=value)
+
+
 def _split(given: Sequence[Any], attributes: Attributes) -> list[Any]:
     axis = attributes.get("axis", 0)
     sizes = given[1].tolist() if len(given) > 1 else attributes["split"]
@@ -170,6 +178,7 @@ OPERATORS: dict[str, Callable[[Sequence[Any], Attributes], Any]] = {
     "Unsqueeze": lambda given, a: jnp.expand_dims(given[0], tuple(given[1].tolist())),
     "Slice": _slice,
     "Split": _split,
+    "Pad": _pad,
     "Concat": lambda given, a: jnp.concatenate(given, axis=a["axis"]),
     "Gather": lambda given, a: jnp.take(given[0], given[1], axis=a.get("axis", 0)),
     "Identity": lambda given, a: given[0],
