@@ -151,8 +151,9 @@ def _import_crypten(job: dict[str, Any]) -> Any:
     stub = types.ModuleType("torch.onnx._internal.registration")
     stub.registry = None  # type: ignore[attr-defined]
     sys.modules.setdefault("torch.onnx._internal.registration", stub)
-    if not hasattr(torch.onnx, "OperatorExportTypes"):
-        torch.onnx.OperatorExportTypes = types.SimpleNamespace(ONNX=0)  # type: ignore[attr-defined]
+    torch_onnx: Any = torch.onnx
+    if not hasattr(torch_onnx, "OperatorExportTypes"):
+        torch_onnx.OperatorExportTypes = types.SimpleNamespace(ONNX=0)
     if not hasattr(onnx, "load_model_from_string"):
         onnx.load_model_from_string = onnx.load_from_string  # type: ignore[attr-defined]
     os.environ.update(
