@@ -44,7 +44,8 @@ def main(party: Party) -> dict[str, Any]:
     model.eval()
     meter = Meter(crypten, model, party)
     batches = np.load(job["inputs"]) if job["inputs"] else np.zeros(job["shape"], dtype=np.float32)
-    outputs, runs = [], []
+    outputs: list[np.ndarray] = []
+    runs = []
     with crypten.no_grad():
         for index, rows in enumerate(batches):
             party.phase("inference")
