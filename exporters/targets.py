@@ -1,4 +1,7 @@
-"""What each private-inference framework takes. A target is data; nothing else in the exporters asks for a name."""
+"""How each target's file is written. A target is data; nothing else in the exporters asks for a name.
+
+What a framework refuses stands in `aurep.rules`.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,11 @@ class Target:
         functions: polynomials stay calls of `ai.aurep::Polynomial`; otherwise they are written out.
         integers: where index and shape tensors live, and what else says what an operator does.
         coefficients: where polynomial coefficients live. CrypTen encrypts initializers and leaves Constants public.
+        square: polynomials of degree 2 are c2 x^2 + c1 x + c0 instead of Horner's form: a framework that squares by
+        opening
+            one masked value, where a product opens two, sends half as much for them.
         fixed_batch: the framework needs a static batch size.
-        comparisons: a comparison may remain.
         global_pool: operator for the mean over all positions.
-        operators: operators the framework knows; None: every operator of the opset.
-        strict: the extra rules of CrypTen's importer are checked (see `crypten.py`).
         skeleton: the bundle also gets `skeleton.onnx`, the graph with zero weights.
         note: what its user must know, a sentence.
         loading: lines of the card that load the file.
@@ -42,11 +45,9 @@ class Target:
     functions: bool = False
     integers: Place = "initializer"
     coefficients: Place = "initializer"
+    square: bool = False
     fixed_batch: bool = True
-    comparisons: bool = True
     global_pool: Literal["GlobalAveragePool", "AveragePool"] = "GlobalAveragePool"
-    operators: frozenset[str] | None = None
-    strict: bool = False
     skeleton: bool = False
     note: str = ""
     loading: str = ""
@@ -66,31 +67,16 @@ model.encrypt(src=0)
 logits = model(crypten.cryptensor(inputs, src=1)).get_plain_text()  # inputs: a torch tensor of the file's batch"""
 
 _SPU = """\
-import jaxonnxruntime.backend, onnx
-model = jaxonnxruntime.backend.Backend.prepare(onnx.load("model.onnx"))
-# run it inside spu.utils.frontend.compile(Kind.JAX, ...), one process per party"""
+import onnx, onnx_to_jax  # aurep/handoff/parties/onnx_to_jax.py; it needs JAX and onnx only
+graph = onnx.load("model.onnx").graph
+secret = onnx_to_jax.secret_names(graph)  # the weights; onnx_to_jax.evaluate(graph, values) is the function
+# compile it with spu.utils.frontend.compile(Kind.JAX, ...), one process per party: `aurep handoff` does"""
 
 _HELAYERS = """\
 import pyhelayers
 net = pyhelayers.NeuralNetPlain()
 net.init_from_files(pyhelayers.PlainModelHyperParams(), ["model.onnx"])"""
 
-
-def operators(names: str) -> frozenset[str]:
-    """A set of ONNX operators from their names, separated by blanks."""
-    return frozenset(names.split())
-
-
-# As CrypTen 0.4.1's importer resolves operator names, less those that it takes wrongly: Pad reads its pads in torch's
-# order, ReduceSum wants its axes as an attribute.
-_CRYPTEN_OPERATORS = operators(
-    "Add Sub Mul Div Pow Sqrt Exp Erf Transpose Squeeze Unsqueeze Slice Expand Constant ConstantOfShape Flatten Concat "
-    "Reshape Dropout Gather Gemm MatMul Conv Relu Clip Sigmoid Softmax LogSoftmax MaxPool AveragePool "
-    "GlobalAveragePool BatchNormalization ReduceMean"
-)
-_HELAYERS_OPERATORS = operators(
-    "Add Sub Mul Pow Constant Flatten Reshape Gemm MatMul Conv AveragePool ReduceMean BatchNormalization"
-)
 
 _ALL = (
     Target(
@@ -114,8 +100,7 @@ _ALL = (
         "CrypTen, with secret weights and public masks and coefficients",
         integers="constant",
         coefficients="constant",
-        operators=_CRYPTEN_OPERATORS,
-        strict=True,
+        square=True,
         skeleton=True,
         note="Initializers are secret, Constant nodes are public.",
         loading=_CRYPTEN,
@@ -124,9 +109,7 @@ _ALL = (
     Target(
         "helayers",
         "HElayers, homomorphic encryption: no comparison remains",
-        comparisons=False,
         global_pool="AveragePool",
-        operators=_HELAYERS_OPERATORS,
         note="Every activation and every linear layer adds to the depth; keep the network shallow.",
         loading=_HELAYERS,
     ),
@@ -152,4 +135,5 @@ def find_target(name: str, *, secret_coefficients: bool = False) -> Target:
     if name not in TARGETS:
         raise AurepError(f"there is no target {name!r}; choose one of {', '.join(TARGETS)}.")
     target = TARGETS[name]
-    return replace(target, coefficients="initializer") if secret_coefficients else target
+    # A secret coefficient makes every term a product of two secrets; Horner's form then has the fewer rounds.
+    return replace(target, coefficients="initializer", square=False) if secret_coefficients else target

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import onnx
 
 from aurep.errors import AurepError
+from aurep.validators.estimate import count_work, estimate
 from aurep.validators.facts import UncountableError
 from aurep.validators.reading import MODEL_FILE, read, read_json
 from aurep.validators.recovery import recover_sites
@@ -27,11 +30,13 @@ class Inspection:
     Attributes:
         sites: rows of `name`, `elements`, `kept`, `degree`.
         comparisons: operator type -> elements; None for a run, which has no graph yet.
-        multiplications: elements squared by polynomials of degree 2.
+        multiplications: products of two computed values, squares included, in elements.
         depth: multiplications, linear layers included, on the longest path (the levels that homomorphic encryption
             needs); comparisons on it are given apart, since they have no fixed depth.
         compared_depth: comparisons on that path: rounds of communication grow with it.
         problem: why the graph cannot be counted.
+        counts: what the estimates are made from (see `estimate`), in total.
+        estimates: per protocol `bytes`, `weight_opening`, `rounds`, and bytes per site in `sites`.
     """
 
     file: str
@@ -44,6 +49,8 @@ class Inspection:
     depth: int | None = None
     compared_depth: int | None = None
     problem: str | None = None
+    counts: dict[str, int] | None = None
+    estimates: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,7 +71,7 @@ def _inspect_run(folder: Path) -> Inspection:
             raise TypeError
         sites = tuple({key: site[key] for key in ("name", "elements", "kept", "degree")} for site in facts["sites"])
         kept, total, budget = (int(facts[key]) for key in ("relu_count", "relu_total", "relu_budget"))
-        squared = sum(int(row["elements"]) - int(row["kept"]) for row in sites if row["degree"] == 2)
+        squared = _squared(sites)
     except (KeyError, TypeError, ValueError):
         raise AurepError(
             f"{folder / 'budget.json'} lists no ReLU counts; give a run folder of `aurep train`."
@@ -84,13 +91,26 @@ def _inspect_model(path: Path) -> Inspection:
     rows = site_rows(recovered, artefact.metadata, counted)
     depth, compared = _depth(artefact.model)
     total = sum(row["elements"] for row in rows)
+    work = count_work(artefact.model)
+    counts = sum((done for _, done in work), Counter[str]())
     return Inspection(
-        str(artefact.file), counted.total, total, budget, rows, _squared(rows), counted.comparisons, depth, compared
+        file=str(artefact.file),
+        relu_count=counted.total,
+        relu_total=total,
+        relu_budget=budget,
+        sites=rows,
+        multiplications=counts["squares"] + counts["products"],
+        comparisons=counted.comparisons,
+        depth=depth,
+        compared_depth=compared,
+        counts=dict(counts),
+        estimates=tuple(estimate(work)),
     )
 
 
-def _squared(rows: tuple[dict[str, Any], ...]) -> int:
-    return sum(row["elements"] - row["kept"] for row in rows if row["degree"] == 2)
+def _squared(rows: Iterable[Mapping[str, Any]]) -> int:
+    """Polynomials are evaluated at every element of a site, and the kept ones are put in their places after."""
+    return sum(int(row["elements"]) for row in rows if row["degree"] == 2 and row["kept"] < row["elements"])
 
 
 def _depth(model: onnx.ModelProto) -> tuple[int, int]:

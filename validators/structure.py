@@ -10,6 +10,7 @@ from onnx import shape_inference
 
 from aurep.errors import AurepError
 from aurep.metadata import Metadata, graph_digest
+from aurep.rules import FRAMEWORK_TARGETS, Fault, find_faults
 from aurep.validators.facts import describe
 from aurep.validators.infer import STANDARD
 from aurep.validators.reading import Artefact, graphs_of, read_json
@@ -39,18 +40,35 @@ _RULES = {
 _ANY = _Rules((9, 28), (3, 14), functions=True)
 
 
-def check_structure(artefact: Artefact, count: ReluCount | None, budget_given: bool) -> Check:
-    """`count` is None where the graph could not be counted; a file without metadata is fine if a budget was given."""
+def check_structure(
+    artefact: Artefact, count: ReluCount | None, judged_as_given: bool, target: str | None = None
+) -> Check:
+    """Format, nodes and claims.
+
+    Args:
+        artefact: what was opened.
+        count: None where the graph could not be counted.
+        judged_as_given: the caller said what to hold the file against, so that it may lack metadata.
+        target: whose rules to apply; default: what the metadata claims.
+
+    Raises:
+        AurepError: there is no such target.
+    """
+    if target is not None and target not in _RULES:
+        raise AurepError(f"there is no target {target!r}; choose one of {', '.join(_RULES)}.")
+    claimed = artefact.metadata.target if artefact.metadata is not None else ""
+    chosen = target or claimed
     problems = [
-        *_format(artefact, count),
-        *_nodes(artefact),
-        *_claims(artefact, budget_given),
+        *_format(artefact, count, chosen),
+        *_nodes(artefact, chosen),
+        *_framework(artefact, chosen),
+        *_claims(artefact, judged_as_given),
     ]
     found = f"{len(problems)} faults" if len(problems) != 1 else "1 fault"
     return Check("structure", found, "0 faults", not problems, " ".join(problems))
 
 
-def _format(artefact: Artefact, count: ReluCount | None) -> Iterator[str]:
+def _format(artefact: Artefact, count: ReluCount | None, target: str) -> Iterator[str]:
     model = artefact.model
     try:
         # Shape inference follows functions without end where they call themselves: only what was counted is safe.
@@ -58,7 +76,7 @@ def _format(artefact: Artefact, count: ReluCount | None) -> Iterator[str]:
     except (onnx.checker.ValidationError, shape_inference.InferenceError, RuntimeError, ValueError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         yield f"The ONNX checker refuses the file: {reason[:200]}; export the model again."
-    rules = _rules(artefact)
+    rules = _RULES.get(target, _ANY)
     opset = max((entry.version for entry in model.opset_import if entry.domain in STANDARD), default=0)
     if not rules.opsets[0] <= opset <= rules.opsets[1]:
         yield f"Opset {opset} was found, {_span(rules.opsets)} expected; export again with that opset."
@@ -70,12 +88,27 @@ def _format(artefact: Artefact, count: ReluCount | None) -> Iterator[str]:
         yield f"A tensor has {count.largest:,} elements, too many to run; export a model of sane shapes."
 
 
-def _nodes(artefact: Artefact) -> Iterator[str]:
-    model, rules = artefact.model, _rules(artefact)
+def _framework(artefact: Artefact, target: str) -> Iterator[str]:
+    """What the framework itself would refuse or get wrong, a sentence a rule that is broken; the first of each rule."""
+    if target not in FRAMEWORK_TARGETS:
+        return
+    found: dict[str, list[Fault]] = {}
+    for fault in find_faults(artefact.model, target):
+        found.setdefault(fault.rule, []).append(fault)
+    for same in found.values():
+        more = f" (and {len(same) - 1} more)" if len(same) > 1 else ""
+        yield f"{target} cannot take the file: {same[0]}{more}."
+
+
+def _nodes(artefact: Artefact, target: str) -> Iterator[str]:
+    model, rules = artefact.model, _RULES.get(target, _ANY)
     defined = {(f.domain, f.name) for f in model.functions}
     for domain, name in sorted(defined):
         if artefact.metadata is not None and not (rules.functions and domain == "ai.aurep"):
             yield f"The function {domain}::{name} is none that the target allows; export the model again."
+    yield from _defaults(model)
+    if target in FRAMEWORK_TARGETS:
+        return  # the framework's own rules speak of every node
     bodies = [node for graph in graphs_of(model.graph) for node in graph.node]
     for node in [*bodies, *(node for f in model.functions for node in f.node)]:
         if node.domain not in STANDARD and (node.domain, node.op_type) not in defined:
@@ -84,6 +117,9 @@ def _nodes(artefact: Artefact) -> Iterator[str]:
             yield f"{describe(node)} is not folded into a convolution; export the model again."
         if artefact.metadata is not None and node.metadata_props:
             yield f"{describe(node)} carries metadata of its own, which may leak paths; export the model again."
+
+
+def _defaults(model: onnx.ModelProto) -> Iterator[str]:
     if model.ir_version >= 4:
         stored = {tensor.name for tensor in model.graph.initializer}
         for value in model.graph.input:
@@ -91,13 +127,13 @@ def _nodes(artefact: Artefact) -> Iterator[str]:
                 yield f"Input {value.name!r} has a default that a caller can replace; make it a plain initializer."
 
 
-def _claims(artefact: Artefact, budget_given: bool) -> Iterator[str]:
+def _claims(artefact: Artefact, judged_as_given: bool) -> Iterator[str]:
     metadata = artefact.metadata
     if metadata is None:
         absent = not any(entry.key.startswith("aurep.") for entry in artefact.model.metadata_props)
-        if not (absent and budget_given):
+        if not (absent and judged_as_given):
             problem = artefact.problem or "the metadata is absent"
-            advice = " To judge a plain ONNX file, give a budget (--budget)." if absent else ""
+            advice = " To judge a plain ONNX file, give a budget (--budget) or a target (--target)." if absent else ""
             yield f"{problem[0].upper()}{problem[1:]}{advice}"
         return
     if metadata.graph_sha256 != graph_digest(artefact.model):
@@ -133,10 +169,6 @@ def _budget_file(artefact: Artefact, metadata: Metadata) -> Iterator[str]:
             yield "budget.json does not say what the model's metadata says; export the model again."
     except AurepError as error:
         yield str(error)
-
-
-def _rules(artefact: Artefact) -> _Rules:
-    return _RULES.get(artefact.metadata.target, _ANY) if artefact.metadata is not None else _ANY
 
 
 def _span(bounds: tuple[int, int]) -> str:

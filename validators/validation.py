@@ -40,6 +40,7 @@ class _Work:
     run: Path | None
     provider: str
     fixed_point: FixedPoint | None
+    given_target: str | None
     checks: list[Check] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -50,6 +51,11 @@ class _Work:
     @property
     def metadata(self) -> Metadata | None:
         return self.artefact.metadata
+
+    @property
+    def target(self) -> str | None:
+        """Whose rules hold: the target that was given, or what the file claims."""
+        return self.given_target or (self.metadata.target if self.metadata is not None else None)
 
 
 def validate(
@@ -63,6 +69,7 @@ def validate(
     min_accuracy: float | None = None,
     provider: str = "auto",
     fixed_point: FixedPoint | str | None = None,
+    target: str | None = None,
 ) -> Report:
     """Recount and re-measure an exported model.
 
@@ -77,6 +84,7 @@ def validate(
         min_accuracy: percent that the test accuracy must reach.
         provider: `auto`, `cpu` or `cuda`; `cuda` is an error where the model would not really run there.
         fixed_point: ring and fraction bits to simulate, e.g. ``64:16``; default: the target's, if it has any.
+        target: whose rules the file must obey, whoever wrote it; default: what it claims.
 
     Raises:
         AurepError: wrong usage, or a file, run or data set that cannot be read.
@@ -84,13 +92,13 @@ def validate(
     bounds = Bounds(max_accuracy_drop, min_accuracy)
     form = FixedPoint.parse(fixed_point) if isinstance(fixed_point, str) else fixed_point
     artefact = read(path)
-    work = _Work(artefact, None if run is None else Path(run), provider, form)
+    work = _Work(artefact, None if run is None else Path(run), provider, form, target)
     recovered = recover_sites(work.model)
     counted = _counted(work.model, recovered)
     known = counted if isinstance(counted, ReluCount) else None
     total = activations(known, recovered) if known else 0
     allowed = read_budget(budget, total)
-    work.checks.append(check_structure(artefact, known, budget is not None))
+    work.checks.append(check_structure(artefact, known, budget is not None or target is not None, target))
     work.checks.append(check_count(counted, artefact.metadata, allowed, recovered))
     if artefact.metadata is not None:
         work.checks.append(check_sites(recovered, artefact.metadata, work.run))
@@ -104,7 +112,7 @@ def validate(
         file=str(artefact.file),
         version=version("aurep"),
         checks=tuple(work.checks),
-        target=artefact.metadata.target if artefact.metadata is not None else None,
+        target=work.target,
         provider=used,
         relu_count=known.total if known else None,
         relu_total=total if known else None,
@@ -160,8 +168,7 @@ def _check_samples(
     work.checks.append(check)
     if not check.passed and recovered:
         work.checks.append(check_localise(work.model, recovered, samples.inputs, run))
-    target = work.metadata.target if work.metadata is not None else ""
-    form = work.fixed_point or BY_TARGET.get(target)
+    form = work.fixed_point or BY_TARGET.get(work.target or "")
     if form is not None:
         work.checks.append(check_fixed_point(work.model, samples, form, session.provider))
 

@@ -17,7 +17,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from aurep.exporters.graph import values
-from aurep.exporters.targets import Target, operators
+from aurep.exporters.targets import Target
+from aurep.rules.fault import operators
 
 _FOLD_LIMIT = 1 << 24  # elements: an Expand can make a small file a large one
 _RANDOM = operators("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial")

@@ -3,7 +3,7 @@
 CrypTen encrypts every initializer and cannot encrypt integers, so these become Constant nodes there:
 
 1. indices, shapes, axes: whatever is no float;   2. the bounds of Clip and the exponent of Pow;
-3. polynomial coefficients, unless they are to be secret.
+3. polynomial coefficients and masks, unless they are to be secret.
 
 Weights always stay initializers. Every use gets a node of its own: CrypTen cannot read one constant twice in a node.
 """
@@ -18,7 +18,8 @@ import onnx_graphsurgeon as gs
 
 from aurep.exporters.targets import Place, Target
 
-_COEFFICIENT = re.compile(r".*/c[012]$")  # as `polynomial.add_polynomial` names them; module paths hold no slash
+# As `polynomial.add_polynomial` and the mask form name them; module paths hold no slash.
+_COEFFICIENT = re.compile(r".*/(c[012]|kept|replaced)$")
 _PARAMETERS = {"Clip": (1, 2), "Pow": (1,)}  # float inputs that say what an operator does
 
 

@@ -12,9 +12,10 @@ from exporting import NET, Block, assert_scaled, classifier, example, ops, rando
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aurep import AurepError, HybridActivation, prepare, relu_sites, set_mask
+from aurep import AurepError, HybridActivation, fit_polynomials, prepare, relu_sites, set_mask
 from aurep.exporters import export
 from aurep.metadata import Metadata
+from aurep.models import build_model
 
 
 class Functional(nn.Module):
@@ -66,7 +67,19 @@ class Perceptron(nn.Module):
         return self.second(self.after(F.relu(self.before(self.first(x.flatten(1))))))  # type: ignore[no-any-return]
 
 
+class TwoSites(nn.Module):
+    """An add whose two inputs are activations of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(2, 4, 1), nn.Conv2d(2, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.left(x)) + F.relu(self.right(x))
+
+
 NETWORKS = {
+    "add-of-two-sites": lambda: classifier(TwoSites(), nn.ReLU()),
     "strided-residual": lambda: classifier(Block(2, 4, 2), Block(4, 4, 1)),
     "pre-activation": lambda: classifier(
         Block(2, 4, 2, pre=True), Block(4, 4, 1, pre=True), nn.BatchNorm2d(4), nn.ReLU()
@@ -99,6 +112,52 @@ def test_exported_network_is_the_eager_one(name: str, batch: int | str, tmp_path
     assert not {"BatchNormalization", "Identity", "HybridActivation"} & set(ops(saved))
     first = saved.graph.input[0].type.tensor_type.shape.dim[0]
     assert (first.dim_param, first.dim_value) == (("batch", 0) if batch == "dynamic" else ("", 2))
+
+
+REFUSED = {("crypten", "concat"): "Split", ("crypten", "functional"): "Pad"}  # operators that CrypTen lacks
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "mask", "crypten", "spu"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_reaches_every_target(name: str, target: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = randomise(prepare(NETWORKS[name]().eval(), example()).eval(), seed=4)
+    if (target, name) in REFUSED:
+        with pytest.raises(AurepError, match=f"target {target} cannot take this model: {REFUSED[target, name]} node"):
+            export(model, example(1), tmp_path / "m.onnx", target)
+        return
+    file = export(model, example(1), tmp_path / "m.onnx", target, batch=2)
+    x = example(2, seed=8)
+    assert_scaled(run(file, x.numpy()), eager(model, x), NET)
+
+
+# Twenty to forty layers of sums over up to 300 terms: fp32 keeps 1e-5 of the largest logit.
+DEEP = 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "size", "target"),
+    [
+        ("resnet18", 4, 16, "crypten"),
+        ("resnet18", 4, 16, "onnxruntime"),
+        ("resnet34", 2, 16, "spu"),
+        ("wide_resnet22_8", 8, 8, "crypten"),
+        ("vgg16", 4, 32, "spu"),
+        ("vgg16", 4, 32, "crypten"),
+    ],
+)
+def test_real_networks_reach_the_frameworks(name: str, width: int, size: int, target: str, tmp_path: Path) -> None:
+    """aurep's own networks, narrow. Polynomials are fitted: random ones would grow without bound over so many
+    layers."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, size, size)
+    model = prepare(build_model(name, num_classes=4, width=width, input_size=size).eval(), x[:1])
+    for site in relu_sites(model):
+        set_mask(model, site.name, torch.rand(site.shape) < 0.3)
+    fit_polynomials(model, [x])
+    fit_polynomials(model, [x])
+    file = export(model, x[:1], tmp_path / "m.onnx", target, batch=2)
+    assert_scaled(run(file, x.numpy()), eager(model, x), DEEP)
 
 
 @pytest.mark.parametrize(

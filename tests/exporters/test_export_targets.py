@@ -9,12 +9,10 @@ import onnx
 import pytest
 import torch
 from exporting import NET, Block, assert_scaled, classifier, example, initializers, ops, run, small_net
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from aurep import AurepError, prepare, relu_sites, set_mask
 from aurep.exporters import TARGETS, export, find_target
-from aurep.exporters.lint import lint
 from aurep.metadata import Metadata, graph_digest
 
 
@@ -106,54 +104,6 @@ def test_an_operator_that_crypten_lacks_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(AurepError, match="Split node 'Split_0' is an operator that crypten does not know"):
         export(Halves(), example(), tmp_path / "m.onnx", "crypten")
-
-
-def constant(name: str, value: np.ndarray) -> onnx.NodeProto:
-    return helper.make_node("Constant", [], [name], name, value=numpy_helper.from_array(value, name))
-
-
-def node(op: str, *inputs: str, **attributes: object) -> onnx.NodeProto:
-    return helper.make_node(op, list(inputs), ["y"], "bad", **attributes)
-
-
-def window(op: str, **attributes: object) -> onnx.NodeProto:
-    return node(op, *("xw" if op == "Conv" else "x"), **{"kernel_shape": [2, 2], "strides": [1, 1], **attributes})
-
-
-BROKEN = [
-    ("reads one input twice", [node("Mul", "x", "x")]),
-    ("constant first", [constant("c", np.float32([2])), node("Mul", "c", "x")]),
-    ("joins a constant", [constant("c", np.float32([[2]])), node("Concat", "x", "c", axis=1)]),
-    ("uneven pads", [window("Conv", pads=[0, 0, 1, 1])]),
-    ("uneven pads", [window("Conv", pads=[0, 1, 0, 1])]),
-    ("uneven pads", [window("AveragePool", kernel_shape=[1, 2])]),
-    ("uneven pads", [window("MaxPool", strides=[1, 2])]),
-    ("is dilated", [window("MaxPool", dilations=[2, 2])]),
-    ("leaves its padding out", [window("AveragePool", pads=[1, 1, 1, 1])]),
-    ("a 0 in its shape", [constant("s", np.array([0, -1])), node("Reshape", "x", "s")]),
-    (r"2\^24", [constant("i", np.array([2**24])), node("Gather", "x", "i", axis=1)]),
-    ("open or stepped", [constant("s", np.array([0])), constant("e", np.array([-1])), node("Slice", "x", "s", "e")]),
-    ("constant bound", [constant("low", np.float32(0)), node("Clip", "x", "low")]),
-    ("does not know", [node("Identity", "x")]),
-    ("does not know", [node("Pad", "x", "p")]),
-    ("custom operator", [node("Thing", "x", domain="com.example")]),
-]
-
-
-@pytest.mark.parametrize(("words", "nodes"), BROKEN)
-def test_each_rule_of_crypten_is_checked(words: str, nodes: list[onnx.NodeProto]) -> None:
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
-    model = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:]))
-    with pytest.raises(AurepError, match=rf"target crypten cannot take this model: \w+ node 'bad' .*{words}"):
-        lint(model, TARGETS["crypten"])
-
-
-def test_encrypted_integers_are_refused() -> None:
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
-    index = numpy_helper.from_array(np.array([1]), "index")
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"], "r")], "g", ends[:1], ends[1:], [index])
-    with pytest.raises(AurepError, match="initializer 'index' is not float32"):
-        lint(helper.make_model(graph), TARGETS["crypten"])
 
 
 def test_pre_activation_networks_reach_every_target(tmp_path: Path) -> None:

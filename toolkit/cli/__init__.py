@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from aurep.cli import compare, demo, doctor, export, inspect, recipes, train, validate
+from aurep.cli import compare, demo, doctor, export, handoff, inspect, recipes, train, validate
 from aurep.errors import AurepError
 
 
@@ -40,5 +40,5 @@ def main(debug: bool) -> None:
     """Make CNNs cheap under private inference: choose which ReLUs stay, fit polynomials, retrain, export, validate."""
 
 
-for _module in (train, export, validate, inspect, compare, recipes, doctor, demo):
+for _module in (train, export, validate, inspect, handoff, compare, recipes, doctor, demo):
     main.add_command(_module.command)

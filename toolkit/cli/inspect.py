@@ -36,11 +36,17 @@ def _print(found: Inspection, console: Console) -> None:
     from rich.text import Text
 
     table = Table("site", box=None, pad_edge=False)
-    for column in ("elements", "kept", "degree"):
+    protocols = [f"{entry['framework']} {entry['protocol']} bytes" for entry in found.estimates]
+    for column in ("elements", "kept", "degree", *protocols):
         table.add_column(column, justify="right")
+    named = {row["name"] for row in found.sites}
     for row in found.sites:
         degree = "" if row["degree"] is None else str(row["degree"])
-        table.add_row(Text(row["name"]), f"{row['elements']:,}", f"{row['kept']:,}", degree)
+        costs = (f"{entry['sites'].get(row['name'], 0):,}" for entry in found.estimates)
+        table.add_row(Text(row["name"]), f"{row['elements']:,}", f"{row['kept']:,}", degree, *costs)
+    if found.estimates:
+        others = (sum(n for name, n in e["sites"].items() if name not in named) for e in found.estimates)
+        table.add_row("everything else", "", "", "", *(f"{cost:,}" for cost in others))
     console.print(table)
     console.print(Text("\n".join(_totals(found))), soft_wrap=True)
 
@@ -57,7 +63,13 @@ def _totals(found: Inspection) -> list[str]:
     if found.comparisons is not None:
         listed = ", ".join(f"{op} {n:,}" for op, n in found.comparisons.items()) or "none"
         lines.append(f"comparisons per image: {listed}")
-    lines.append(f"squares in polynomials per image: {found.multiplications:,}")
+    lines.append(f"products of computed values per image: {found.multiplications:,}")
     if found.depth is not None:
         lines.append(f"depth: {found.depth} products (linear layers included), {found.compared_depth} comparisons")
+    for entry in found.estimates:
+        rounds = "" if entry["rounds"] is None else f", {entry['rounds']:,} rounds"
+        opening = f"{entry['weight_opening']:,} of them to open secret weights"
+        lines.append(
+            f"estimate for {entry['framework']} {entry['protocol']}: {entry['bytes']:,} bytes ({opening}){rounds}"
+        )
     return lines

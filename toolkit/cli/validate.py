@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from aurep.cli.export import TARGET_NAMES
 from aurep.cli.runs import RunPath
 
 
@@ -23,6 +24,11 @@ from aurep.cli.runs import RunPath
 @click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to run the model.")
 @click.option(
     "--fixed-point", metavar="RING:FRACTION", help="Simulate fixed point, e.g. 64:16.  [default: the target's]"
+)
+@click.option(
+    "--target",
+    type=click.Choice(TARGET_NAMES),
+    help="Hold the file against this target's rules, whoever wrote it.  [default: what it claims]",
 )
 @click.option("--json", "json_file", metavar="F", help="Write the report as JSON; - for standard output.")
 @click.option("--junit", "junit_file", metavar="F", help="Write the report as JUnit XML; - for standard output.")

@@ -1,0 +1,113 @@
+"""A broken rule of a target, and the view of a graph that rules are written against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+_NONE = np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`rule` is its name, `where` the node or tensor, `problem` what is wrong, `fix` what to do."""
+
+    rule: str
+    where: str
+    problem: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.where} {self.problem}; {self.fix} [{self.rule}]"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model's main graph. Frameworks see no functions and no sub-graphs, so nor do the rules."""
+
+    model: onnx.ModelProto
+
+    @cached_property
+    def initializers(self) -> dict[str, onnx.TensorProto]:
+        return {tensor.name: tensor for tensor in self.model.graph.initializer}
+
+    @cached_property
+    def constants(self) -> dict[str, NDArray[Any]]:
+        """Values of Constant nodes, by output."""
+        values = {}
+        for node in self.model.graph.node:
+            if node.op_type == "Constant" and not node.domain:
+                given = [a for a in node.attribute if a.name == "value" and a.HasField("t")]
+                values[node.output[0]] = numpy_helper.to_array(given[0].t) if given else np.zeros(())
+        return values
+
+    @cached_property
+    def ranks(self) -> dict[str, int]:
+        """Ranks of the tensors whose shapes the file tells."""
+        values = (*self.model.graph.input, *self.model.graph.value_info, *self.model.graph.output)
+        found = {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}
+        stored = {name: len(tensor.dims) for name, tensor in self.initializers.items()}
+        return {**found, **stored, **{name: value.ndim for name, value in self.constants.items()}}
+
+    @property
+    def calls(self) -> Iterator[Call]:
+        return (Call(node, self) for node in self.model.graph.node)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node of the graph."""
+
+    node: onnx.NodeProto
+    graph: Graph
+
+    @property
+    def op(self) -> str:
+        return self.node.op_type
+
+    @property
+    def where(self) -> str:
+        op = f"{self.node.domain}::{self.op}" if self.node.domain else self.op
+        return f"{op} node {self.node.name or (self.node.output[0] if self.node.output else '')!r}"
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        return {a.name: helper.get_attribute_value(a) for a in self.node.attribute if a.type}
+
+    def name(self, slot: int) -> str:
+        return self.node.input[slot] if slot < len(self.node.input) else ""
+
+    def constant(self, slot: int) -> NDArray[Any]:
+        """The value of an input that is a Constant node; empty where it is none."""
+        return self.graph.constants.get(self.name(slot), _NONE)
+
+    def known(self, slot: int) -> NDArray[Any] | None:
+        """The value of an input that is a Constant node or an initializer; None where it is computed."""
+        name = self.name(slot)
+        if name in self.graph.initializers:
+            return numpy_helper.to_array(self.graph.initializers[name])
+        return self.graph.constants.get(name)
+
+
+Broken = Callable[[Call], bool]
+# (name, what tells a node that breaks the rule, what is wrong with it, what to do)
+Rule = tuple[str, Broken, str, str]
+
+
+def apply(rules: tuple[Rule, ...], graph: Graph) -> Iterator[Fault]:
+    for call in graph.calls:
+        for name, broken, problem, fix in rules:
+            if broken(call):
+                yield Fault(name, call.where, problem, fix)
+
+
+def operators(names: str) -> frozenset[str]:
+    """A set of ONNX operators from their names, separated by blanks."""
+    return frozenset(names.split())
