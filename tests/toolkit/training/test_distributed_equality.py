@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from tiny import RECIPE
 
 # One epoch of each: rounding differences grow with every step, and at last move an indicator past its neighbour. SGD,
-# since Adam's first steps are of the rate's size whatever the gradient's. Indicators start at random, since the ranks of
-# two scores may swap for a rounding error.
+# since Adam's first steps are of the rate's size whatever the gradient's. Indicators start at random: by ranks, two
+# nearly equal scores would swap for a rounding error.
 _GENTLE = 'epochs = 1\noptimizer = "sgd"\nlr = 1e-3\ncoefficient_lr = 1e-5'
 _RECIPE = (
     RECIPE.replace("[baseline]\nepochs = 2", "[baseline]\nepochs = 1")
