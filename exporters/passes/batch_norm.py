@@ -11,6 +11,7 @@ nodes, so they are never changed, always replaced. torch's own optimiser folds m
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ _CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
 
 
 def fold_batch_norm(graph: gs.Graph, target: Target) -> None:
+    written: Counter[str] = Counter()
     for node in list(graph.nodes):
         if node.op == "BatchNormalization" and not node.domain:
             scale, shift = _affine(node)
@@ -32,7 +34,7 @@ def fold_batch_norm(graph: gs.Graph, target: Target) -> None:
                 _fold(node.inputs[0].inputs[0], scale, shift)
                 bypass(graph, node, node.inputs[0])
             else:
-                _write_out(graph, node, scale, shift)
+                _write_out(graph, node, scale, shift, written)
 
 
 def _affine(node: gs.Node) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -77,12 +79,14 @@ def _fold(producer: gs.Node, scale: NDArray[Any], shift: NDArray[Any]) -> None:
     ]
 
 
-def _write_out(graph: gs.Graph, node: gs.Node, scale: NDArray[Any], shift: NDArray[Any]) -> None:
+def _write_out(graph: gs.Graph, node: gs.Node, scale: NDArray[Any], shift: NDArray[Any], written: Counter[str]) -> None:
     x, rank = node.inputs[0], len(node.inputs[0].shape or ())
     if not rank:
         raise AurepError(f"the shape of {x.name!r}, which a batch normalisation reads, is unknown; use static shapes.")
     owner = node.inputs[1].name.rpartition(".")[0] or node.outputs[0].name
-    builder = Builder(owner)
+    # torch stores equal parameters once, as fresh batch norms have them, so that several share the first one's name.
+    written[owner] += 1
+    builder = Builder(owner if written[owner] == 1 else f"{owner}:{written[owner] - 1}")
     along = (-1, *(1,) * (rank - 2))
     factor = builder.constant("scale", scale.astype(np.float32).reshape(along))
     offset = builder.constant("shift", shift.astype(np.float32).reshape(along))
