@@ -129,7 +129,8 @@ def publish(arguments: argparse.Namespace, run: Path) -> None:
     folder = arguments.zoo / RECIPE
     pack(run, folder)
     loaded = load_run(folder)
-    pipeline = Pipeline(loaded.config, RunFolder(folder), Progress(None))
+    data = loaded.config.data.model_copy(update={"dir": arguments.data_dir})
+    pipeline = Pipeline(loaded.config.model_copy(update={"data": data}), RunFolder(folder), Progress(None))
     model = loaded.model.to(pipeline.fabric.device)
     splits = [split for split in ("val", "test") if len(getattr(pipeline.data, f"x_{split}"))]
     accuracies = {f"{split}_accuracy": evaluate(model, pipeline._loader(split)) for split in splits}

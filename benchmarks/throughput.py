@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from provenance import RESULTS, markdown_table, provenance
-from step_time import Bench, synchronise
+from step_time import Bench, clock, synchronise
 from torch import Tensor, nn
 
 
@@ -52,11 +51,12 @@ def main() -> None:
 
 
 def timed(work: Callable[[], Any], device: str) -> float:
+    now = clock(device)
     synchronise(device)
-    started = time.perf_counter()
+    started = now()
     work()
     synchronise(device)
-    return time.perf_counter() - started
+    return now() - started
 
 
 def convolutions(bench: Bench) -> tuple[Callable[[], None], Callable[[], None]]:
@@ -110,6 +110,7 @@ def report(seconds: dict[str, float], arguments: argparse.Namespace) -> None:
     text = f"# Training throughput, ResNet-18, 32x32, {arguments.device}\n\n"
     text += f"Batch {arguments.batch}, {arguments.precision}, {arguments.layout}, {torch.get_num_threads()} threads, "
     text += f"medians of {arguments.rounds} interleaved rounds. "
+    text += "" if arguments.device == "cuda" else "Time: the thread's own where there is one. "
     text += f"{facts['hardware']}, {facts['versions']}, {facts['date']}.\n"
     text += "Roofline: the network's convolutions alone, timed here; with the teacher's in search and finetune.\n\n"
     text += markdown_table(

@@ -16,6 +16,7 @@ from torch import Tensor
 from aurep.errors import AurepError
 from aurep.files import write_text
 from aurep.training.checkpoint import RunFolder, read_weights, save_weights
+from aurep.training.runs import read_config
 
 PREFIX = "zoo:"
 
@@ -49,7 +50,10 @@ def pack(run: Path, destination: Path) -> None:
     destination.mkdir(parents=True, exist_ok=True)
     weights = {name: _rounded(name, tensor, run) for name, tensor in read_weights(source.model).items()}
     save_weights(target.model, weights)
-    for name in ("config.toml", "budget.json", "samples.npz", "metrics.csv"):
+    config = read_config(run)
+    data = config.data.model_copy(update={"dir": None})  # where it lay is nobody else's business
+    write_text(target.config, config.model_copy(update={"data": data}).to_toml())
+    for name in ("budget.json", "samples.npz", "metrics.csv"):
         shutil.copyfile(run / name, destination / name)
 
 

@@ -19,7 +19,7 @@ from aurep.zoo import pack, resolve, update_claims
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = tiny_config(baseline__epochs=1, search__epochs=1, finetune__epochs=1)
+    config = tiny_config(baseline__epochs=1, search__epochs=1, finetune__epochs=1, data__dir="'/somebody/s/home'")
     return train(config, tmp_path_factory.mktemp("runs") / "run").run_dir
 
 
@@ -46,6 +46,14 @@ def test_packing_rounds_weights_and_nothing_else(run: Path, tmp_path: Path) -> N
     assert exact
     assert all(torch.equal(after[name], before[name]) for name in exact)
     assert load_run(tmp_path / "packed").model.conv1.weight.dtype == torch.float32  # type: ignore[union-attr]
+
+
+def test_where_the_data_lay_stays_at_home(run: Path, tmp_path: Path) -> None:
+    pack(run, tmp_path / "packed")
+    texts = [path.read_text() for path in (tmp_path / "packed").iterdir() if path.suffix in (".toml", ".json", ".csv")]
+    assert len(texts) == 3
+    assert not any("somebody" in text for text in texts)
+    assert load_run(tmp_path / "packed").config.digest() == load_run(run).config.digest()
 
 
 def test_claims_are_replaced(run: Path, tmp_path: Path) -> None:
