@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -91,6 +91,17 @@ def schema_of(node: onnx.NodeProto, opsets: Mapping[str, int]) -> Any:
         raise UncountableError(
             f"{describe(node)} is no operator of ONNX opset {version}; export with standard operators."
         )
+    if not (schema.min_input <= len(node.input) <= schema.max_input and len(node.output) <= schema.max_output):
+        raise UncountableError(
+            f"{describe(node)} has {len(node.input)} inputs and {len(node.output)} outputs, which its operator does not "
+            "take; export the model again."
+        )
+    given = {attribute.name: attribute for attribute in node.attribute if not attribute.ref_attr_name}
+    for name, wanted in schema.attributes.items():
+        kind = given[name].type if name in given else None
+        if (kind is None and wanted.required) or kind not in (None, int(cast(Any, wanted.type).value)):
+            found = "lacks its attribute" if kind is None else "has a wrong type of attribute"
+            raise UncountableError(f"{describe(node)} {found} {name!r}; export the model again.")
     return schema
 
 

@@ -52,6 +52,14 @@ class RecoveredSite:
         terms: NDArray[np.float32] = np.moveaxis(self.final.terms[:3], 0, -1).reshape(*self.shape, 3)
         return terms
 
+    @cached_property
+    def even(self) -> bool:
+        """Whether every channel has one polynomial for all its replaced elements."""
+        if not self.shape:
+            return False
+        rows = np.moveaxis(self.final.terms[:3], 0, -1).reshape(self.shape[0], -1, 3)
+        return _uniform(rows, self.mask.reshape(self.shape[0], -1))
+
     def has_digest(self, digest: str, degree: int) -> bool | None:
         """Whether the coefficients, per channel or per element, have `digest`; None where the graph does not hold all
         of them (those of kept elements may be dropped: nothing uses them)."""
@@ -95,8 +103,14 @@ def recover_sites(model: onnx.ModelProto) -> dict[str, RecoveredSite]:
 
 
 def pointwise_sites(model: onnx.ModelProto) -> dict[str, str]:
-    """Output -> input tensor of every recovered site: between them, each element depends on itself alone."""
-    return {site.output: site.input for site in recover_sites(model).values()}
+    """`pointwise` of a model's own sites."""
+    return pointwise(recover_sites(model))
+
+
+def pointwise(sites: Mapping[str, RecoveredSite]) -> dict[str, str]:
+    """Output -> input tensor of the sites that treat all positions of a channel alike, but for which are ReLU. (Other
+    polynomials could set zeros beside x for a pooling to compare with.)"""
+    return {site.output: site.input for site in sites.values() if site.even}
 
 
 def _groups(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:

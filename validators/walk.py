@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 
 import onnx
 
+from aurep.validators.batching import keeps_rows
 from aurep.validators.binding import bound, versions
 from aurep.validators.costs import Call, comparisons
 from aurep.validators.facts import UNKNOWN, Fact, UncountableError, attributes, describe, site_name
@@ -19,6 +21,7 @@ from aurep.validators.pooling import is_pooling, keeps_uniform
 
 MAX_VISITS = 200_000  # nodes; a real network has thousands, a file of nested functions can have any number
 MAX_DEPTH = 50  # nested functions and bodies
+MAX_TRIPS = 1000  # of nested loops together; a loop of 2^60 would never end once run
 RESERVED = ("ai.onnx", "com.microsoft", "com.ms.", "org.pytorch.aten")  # a runtime may prefer its own kernel
 
 
@@ -46,6 +49,10 @@ class _Place:
 class Walk:
     """One pass over `model` with the facts of its inputs given. `pointwise` maps the output of a recognised site to its
     input: whatever rearranges values in between, they end where they began.
+
+    Attributes:
+        sizes: elements of every computed tensor of known shape but scalars, in order; an empty axis counts as one.
+        rows: every computed tensor has rows (see `batching`), so that the count may be divided by a fixed batch.
     """
 
     model: onnx.ModelProto
@@ -53,6 +60,8 @@ class Walk:
     dynamic: bool = False
     comparisons: list[Comparison] = field(default_factory=list)
     largest: int = 0  # elements of the largest tensor
+    sizes: list[int] = field(default_factory=list)
+    rows: bool = True
     visits: int = 0
 
     def run(self, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
@@ -109,12 +118,20 @@ class Walk:
             outputs = getattr(self, f"_{node.op_type.lower()}")(node, inputs, scope, inner)
         else:
             outputs = self._operator(node, inputs, scope, inner)
+        _check_fit(node, len(outputs) == len(node.output))
         for name, fact in zip(node.output, outputs, strict=True):
             if name:
                 source = self.pointwise.get(name) if place.depth == 0 else None
                 uniform = fact.uniform if source is None else scope.facts[source].uniform
                 scope.define(name, replace(fact, uniform=uniform))
-                self.largest = max(self.largest, fact.elements or 0)
+                self._measure(fact, place)
+
+    def _measure(self, fact: Fact, place: _Place) -> None:
+        self.largest = max(self.largest, fact.elements or 0)
+        if not fact.constant:
+            self.rows &= fact.rows
+            if fact.shape:
+                self.sizes.append(prod(dim for dim in fact.shape if dim) * place.trips)
 
     def _operator(
         self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], scope: _Scope, place: _Place
@@ -126,13 +143,12 @@ class Walk:
             elements = comparisons(call) * place.trips
             if elements:
                 self.comparisons.append(Comparison(node.op_type, place.site, elements, is_pooling(call)))
-        uniform = keeps_uniform(call)
-        return tuple(replace(fact, uniform=uniform) for fact in outputs)
+        uniform, rows = keeps_uniform(call), keeps_rows(call)
+        return tuple(replace(fact, uniform=uniform, rows=rows) for fact in outputs)
 
     def _function(self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], place: _Place) -> tuple[Fact, ...]:
         function = self._functions[node.domain, node.op_type, node.overload]
-        if len(node.input) > len(function.input) or len(node.output) > len(function.output):
-            raise UncountableError(f"{describe(node)} does not fit the function it calls; export the model again.")
+        _check_fit(node, len(node.input) <= len(function.input) and len(node.output) <= len(function.output))
         scope = _Scope({})
         for name, fact in zip(function.input, inputs, strict=False):
             if fact is not None:
@@ -151,6 +167,7 @@ class Walk:
         for key in ("then_branch", "else_branch"):
             facts = self._graph(bodies[key], scope.everything, {}, place)
             branches.append(_results(bodies[key], facts, scope, node))
+        _check_fit(node, len(branches[0]) == len(branches[1]))
         fixed = inputs[0] is not None and inputs[0].constant
         return tuple(_either(a, b, fixed) for a, b in zip(*branches, strict=True))
 
@@ -166,7 +183,8 @@ class Walk:
         trips = max(0, int(trip.data.reshape(())))
         carried = [_carried(fact) for fact in inputs[2:]]
         flags = [Fact(onnx.TensorProto.INT64, ()), Fact(onnx.TensorProto.BOOL, ())]
-        results = self._body(node, body, [*flags, *carried], scope, replace(place, trips=place.trips * trips))
+        results = self._body(node, body, [*flags, *carried], scope, _repeated(node, place, trips))
+        _check_fit(node, len(results) > len(carried))
         _check_carried(node, carried, results[1 : 1 + len(carried)])
         return (*carried, *(_stacked(fact, trips, 0) for fact in results[1 + len(carried) :]))
 
@@ -175,9 +193,8 @@ class Walk:
     ) -> tuple[Fact, ...]:
         values = attributes(node)
         body, scans = values["body"], values["num_scan_inputs"]
-        states = [
-            replace(f or UNKNOWN, constant=False, data=None, uniform=False) for f in inputs[: len(inputs) - scans]
-        ]
+        _check_fit(node, 0 < scans <= len(inputs) and len(values.get("scan_input_axes", [0] * scans)) == scans)
+        states = [_carried(fact) for fact in inputs[: len(inputs) - scans]]
         axes = values.get("scan_input_axes", [0] * scans)
         slices, trips = [], 0
         for fact, axis in zip(inputs[len(states) :], axes, strict=True):
@@ -186,17 +203,17 @@ class Walk:
             axis %= len(fact.shape)
             trips = fact.shape[axis]
             slices.append(Fact(fact.elem_type, fact.shape[:axis] + fact.shape[axis + 1 :]))
-        results = self._body(node, body, [*states, *slices], scope, replace(place, trips=place.trips * trips))
-        _check_carried(node, states, results[: len(states)])
+        results = self._body(node, body, [*states, *slices], scope, _repeated(node, place, trips))
         outputs = results[len(states) :]
         out_axes = values.get("scan_output_axes", [0] * len(outputs))
+        _check_fit(node, len(results) >= len(states) and len(out_axes) == len(outputs))
+        _check_carried(node, states, results[: len(states)])
         return (*states, *(_stacked(fact, trips, axis) for fact, axis in zip(outputs, out_axes, strict=True)))
 
     def _body(
         self, node: onnx.NodeProto, body: onnx.GraphProto, given: list[Fact], scope: _Scope, place: _Place
     ) -> list[Fact]:
-        if len(given) != len(body.input):
-            raise UncountableError(f"{describe(node)} does not fit the inputs of its body; export the model again.")
+        _check_fit(node, len(given) == len(body.input))
         inputs = {value.name: fact for value, fact in zip(body.input, given, strict=True)}
         return _results(body, self._graph(body, scope.everything, inputs, place), scope, node)
 
@@ -230,6 +247,21 @@ def _results(body: onnx.GraphProto, facts: Mapping[str, Fact], scope: _Scope, no
     return [facts[value.name] if value.name in facts else scope.find(value.name, node) for value in body.output]
 
 
+def _check_fit(node: onnx.NodeProto, fits: bool) -> None:
+    if not fits:
+        raise UncountableError(f"{describe(node)} does not fit the body or function it runs; export the model again.")
+
+
+def _repeated(node: onnx.NodeProto, place: _Place, trips: int) -> _Place:
+    """`place` within a body that runs `trips` times."""
+    if place.trips * trips > MAX_TRIPS:
+        raise UncountableError(
+            f"{describe(node)} runs {place.trips * trips:,} times, more than the {MAX_TRIPS:,} that can be followed; "
+            "export a flat graph."
+        )
+    return replace(place, trips=place.trips * trips)
+
+
 def _either(a: Fact, b: Fact, fixed: bool) -> Fact:
     shape = a.shape if a.shape == b.shape else None
     return Fact(a.elem_type if a.elem_type == b.elem_type else 0, shape, fixed and a.constant and b.constant)
@@ -244,7 +276,7 @@ def _stacked(fact: Fact, trips: int, axis: int) -> Fact:
 
 def _carried(fact: Fact | None) -> Fact:
     """What a body may assume of a value that it changes from trip to trip: type and shape."""
-    return replace(fact or UNKNOWN, constant=False, data=None, uniform=False)
+    return replace(fact or UNKNOWN, constant=False, data=None, uniform=False, rows=False)
 
 
 def _check_carried(node: onnx.NodeProto, before: Iterable[Fact], after: Iterable[Fact]) -> None:
