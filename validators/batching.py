@@ -12,8 +12,8 @@ from aurep.validators.facts import Fact
 
 _ELEMENTWISE = frozenset(
     names("""Add Sub Mul Div Pow Neg Sum Mean Max Min Clip Where Cast Identity Dropout Relu LeakyRelu PRelu Elu Selu
-    Celu Abs Sign Sigmoid HardSigmoid HardSwish Tanh Softplus Softsign Gelu Mish Swish Erf Exp Log Sqrt Reciprocal And Or
-    Not Xor Greater GreaterOrEqual Less LessOrEqual Equal Floor Ceil Round QuantizeLinear DequantizeLinear""")
+    Celu Abs Sign Sigmoid HardSigmoid HardSwish Tanh Softplus Softsign Gelu Mish Swish Erf Exp Log Sqrt Reciprocal And
+    Or Not Xor Greater GreaterOrEqual Less LessOrEqual Equal Floor Ceil Round QuantizeLinear DequantizeLinear""")
 )
 _IMAGEWISE = frozenset(  # of a first input with rows; the rest constant
     names("""Conv ConvTranspose BatchNormalization MaxPool AveragePool GlobalAveragePool GlobalMaxPool LRN

@@ -4,6 +4,10 @@ A tensor is *uniform* where every spatial position holds the same function of a 
 leave it. Pooling neighbours of a uniform tensor compares like with like. Whatever sets other values beside an element
 (a concatenation, a transposed convolution's zeros, padding that makes a map grow, a reshape of channels into space)
 ends uniformity, and pooling what comes of it counts as ReLU-like.
+
+This bounds, and does not exclude: positions at the edge of a map that keeps its size see the zeros beside the image,
+as in any padded network, and weights chosen for it can make a maximum over them a ReLU. There are no more of these
+than the comparisons by max-pooling, which the report and the claim name apart.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A dynamic batch is counted at several sizes, two of them drawn at random: every computed tensor, and so the cost, must
 be the same multiple of it each time. One size is beyond what anybody runs: what is cut from the batch by fixed bounds
-is of fixed size there, or empty at a batch of 1. A fixed batch is divided out where the first input and the first output
-share it and no operator may mix its images; otherwise the whole batch counts as one image.
+is of fixed size there, or empty at a batch of 1. A fixed batch is divided out where the first input and the first
+output share it and no operator may mix its images; otherwise the whole batch counts as one image.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from aurep.validators.facts import UNKNOWN, Fact, UncountableError, attributes, 
 from aurep.validators.infer import STANDARD, infer, schema_of, tensor_fact
 from aurep.validators.pooling import is_pooling, keeps_uniform
 
-MAX_VISITS = 200_000  # nodes; a real network has thousands, a file of nested functions can have any number
+MAX_VISITS = 50_000  # nodes; a real network has thousands, a file of nested functions can have any number
 MAX_DEPTH = 50  # nested functions and bodies
 MAX_TRIPS = 1000  # of nested loops together; a loop of 2^60 would never end once run
 RESERVED = ("ai.onnx", "com.microsoft", "com.ms.", "org.pytorch.aten")  # a runtime may prefer its own kernel
