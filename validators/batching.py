@@ -7,7 +7,8 @@ to mix images, which costs an honest graph no more than the division.
 
 from __future__ import annotations
 
-from aurep.validators.costs import Call, names
+from aurep.validators.call import Call
+from aurep.validators.costs import names
 from aurep.validators.facts import Fact
 
 _ELEMENTWISE = frozenset(

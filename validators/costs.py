@@ -9,8 +9,7 @@ inference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -18,47 +17,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from aurep.validators.facts import FLOATS, Fact, UncountableError, describe
+from aurep.validators.call import Call
+from aurep.validators.facts import FLOATS, Fact
 
 MAX_POWER = 16  # higher powers are steps in all but name
 ROUNDING = 2.0**16  # a term of this size leaves fp32 no more than 7 bits below one: adding it rounds
 _HALF = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
-
-
-@dataclass(frozen=True)
-class Call:
-    """One evaluation of a node: its attributes and what is known of its inputs (None where omitted) and outputs."""
-
-    node: onnx.NodeProto
-    attributes: Mapping[str, Any]
-    inputs: tuple[Fact | None, ...]
-    outputs: tuple[Fact, ...]
-    opset: int
-
-    def given(self, index: int) -> Fact | None:
-        return self.inputs[index] if index < len(self.inputs) else None
-
-    @property
-    def entering(self) -> int:
-        return self._elements(self.inputs[0] if self.inputs else None)
-
-    @property
-    def leaving(self) -> int:
-        return self._elements(self.outputs[0] if self.outputs else None)
-
-    def _elements(self, fact: Fact | None) -> int:
-        elements = None if fact is None else fact.elements
-        if elements is None:
-            raise UncountableError(
-                f"{describe(self.node)} compares a tensor whose shape depends on values, so its cost is unknown; "
-                "export with static shapes (only the batch may be dynamic)."
-            )
-        return elements
-
-    def refuse(self, reason: str) -> UncountableError:
-        return UncountableError(
-            f"{describe(self.node)} {reason}, so its comparisons cannot be counted; export without it."
-        )
 
 
 def comparisons(call: Call) -> int:

@@ -12,7 +12,8 @@ than the comparisons by max-pooling, which the report and the claim name apart.
 
 from __future__ import annotations
 
-from aurep.validators.costs import Call, indices_used
+from aurep.validators.call import Call
+from aurep.validators.costs import indices_used
 from aurep.validators.facts import Fact
 
 _UNIFORM = frozenset(

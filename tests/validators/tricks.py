@@ -87,8 +87,8 @@ BODIES = {
         e = Constant<value_ints = [2147483647]>() u = Slice(x, a, b, a) v = Slice(x, b, e, a) r = Relu(v)
         y = Concat<axis = 0>(u, r)""",
     "images between": """a = Constant<value_ints = [0]>() b = Constant<value_ints = [64]>()
-        t = Constant<value_ints = [2]>() k = Constant<value_ints = [300]>() h = Shape(x) n = Gather(h, a) m = Mul(n, t) e = Sub(k, m)
-        v = Slice(x, b, e, a) r = Relu(v) y = Identity(x)""",
+        t = Constant<value_ints = [2]>() k = Constant<value_ints = [300]>() h = Shape(x) n = Gather(h, a)
+        m = Mul(n, t) e = Sub(k, m) v = Slice(x, b, e, a) r = Relu(v) y = Identity(x)""",
     "endless loop": """m = Constant<value_int = 1152921504606846976>() c = Constant<value_int = 1>() d = Cast<to = 9>(c)
         y = Loop(m, d, x) <body = l (int64 i, bool go, float[N, 4, 6, 6] s) => (bool stay, float[N, 4, 6, 6] r)
             { stay = Identity(go) r = Mul(s, s) }>""",
