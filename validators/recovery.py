@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from aurep.metadata import coefficient_digest
-from aurep.validators.constants import Constants
+from aurep.validators.constants import MAX_ELEMENTS, Constants
 from aurep.validators.expression import UNARY, Expression, NotASiteError, concatenated
 from aurep.validators.facts import Fact, UncountableError, attributes, site_name
 from aurep.validators.infer import STANDARD
@@ -164,6 +164,8 @@ class _Reader:
         fact = self.facts.get(name)
         if fact is None or not fact.is_float or not fact.shape or fact.shape[0] != self.batch:
             raise NotASiteError("a tensor has no leading batch")
+        if (fact.elements or 0) > MAX_ELEMENTS:
+            raise NotASiteError("a tensor is too large to follow each of its elements")
         return fact.shape[1:]
 
     def evaluate(self, node: onnx.NodeProto, values: dict[str, Expression]) -> None:

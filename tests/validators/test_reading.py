@@ -155,3 +155,11 @@ def test_an_absurd_shape_is_not_run(tmp_path: Path) -> None:
     assert not report.passed
     assert report.provider is None
     assert "too many to run" in report.checks[0].hint
+
+
+def test_an_absurd_site_is_not_followed(tmp_path: Path) -> None:
+    """Neither are the elements of a site that no memory holds."""
+    lines = '["act/Neg"] n = Mul(x, x) ["act/Relu"] y = Add(n, x)'
+    model = graphs.body(lines, shape="N, 4, 1048576, 1048576")
+    report = validate(graphs.save(model, tmp_path / "model.onnx"), budget=0)
+    assert (report.passed, report.provider) == (False, None)
