@@ -9,53 +9,20 @@ inference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
-from aurep.validators.facts import FLOATS, Fact, UncountableError, describe
+from aurep.validators.call import Call
+from aurep.validators.facts import FLOATS, Fact
 
 MAX_POWER = 16  # higher powers are steps in all but name
-
-
-@dataclass(frozen=True)
-class Call:
-    """One evaluation of a node: its attributes and what is known of its inputs (None where omitted) and outputs."""
-
-    node: onnx.NodeProto
-    attributes: Mapping[str, Any]
-    inputs: tuple[Fact | None, ...]
-    outputs: tuple[Fact, ...]
-    opset: int
-
-    def given(self, index: int) -> Fact | None:
-        return self.inputs[index] if index < len(self.inputs) else None
-
-    @property
-    def entering(self) -> int:
-        return self._elements(self.inputs[0] if self.inputs else None)
-
-    @property
-    def leaving(self) -> int:
-        return self._elements(self.outputs[0] if self.outputs else None)
-
-    def _elements(self, fact: Fact | None) -> int:
-        elements = None if fact is None else fact.elements
-        if elements is None:
-            raise UncountableError(
-                f"{describe(self.node)} compares a tensor whose shape depends on values, so its cost is unknown; "
-                "export with static shapes (only the batch may be dynamic)."
-            )
-        return elements
-
-    def refuse(self, reason: str) -> UncountableError:
-        return UncountableError(
-            f"{describe(self.node)} {reason}, so its comparisons cannot be counted; export without it."
-        )
+ROUNDING = 2.0**16  # a term of this size leaves fp32 no more than 7 bits below one: adding it rounds
+_HALF = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 
 
 def comparisons(call: Call) -> int:
@@ -69,8 +36,35 @@ def comparisons(call: Call) -> int:
         fact = call.given(index)
         if fact is not None and not fact.constant:
             raise call.refuse(f"takes its input {index} from computed values instead of a constant")
-    wraps = op in _ARITHMETIC and call.outputs and not call.outputs[0].is_float
-    return call.leaving if wraps else 0  # integer arithmetic wraps around, which distinguishes signs
+    return call.leaving if _wraps(call) or rounds(call) else 0
+
+
+def _wraps(call: Call) -> bool:
+    """Integer arithmetic wraps around, which distinguishes signs."""
+    return call.node.op_type in _ARITHMETIC and bool(call.outputs) and not call.outputs[0].is_float
+
+
+def rounds(call: Call) -> bool:
+    """Whether arithmetic rounds coarsely enough to see: in 16-bit floats, or because a huge constant is added.
+
+    (x + 2^23) - 2^23 is round(x) in fp32. Constants too large to be folded and sums that are scaled to the same effect
+    are left to the check that runs the graph with its last bits disturbed (`rounding`).
+    """
+    op = call.node.op_type
+    if op not in _SUMS and op not in _ARITHMETIC:
+        return False
+    terms = [fact.data for i, fact in enumerate(call.inputs) if fact is not None and i not in _FACTORS.get(op, ())]
+    huge = any(data is not None and _peak(data) >= ROUNDING for data in terms)
+    return (huge and op in _SUMS) or _in_half(call)
+
+
+def _in_half(call: Call) -> bool:
+    return any(fact.elem_type in _HALF for fact in call.outputs)
+
+
+def _peak(data: NDArray[Any]) -> float:
+    finite = data[np.isfinite(data)] if np.issubdtype(data.dtype, np.floating) else data[:0]
+    return float(np.abs(finite.astype(np.float64)).max(initial=0))
 
 
 def indices_used(call: Call) -> bool:
@@ -127,7 +121,7 @@ def _norm(call: Call) -> int:
 def _division(call: Call) -> int:
     divisor = call.given(1)
     public = divisor is not None and divisor.constant and call.outputs[0].is_float
-    return 0 if public else call.leaving
+    return 0 if public and not _in_half(call) else call.leaving
 
 
 def _power(call: Call) -> int:
@@ -137,12 +131,20 @@ def _power(call: Call) -> int:
         return call.leaving
     values = np.asarray(exponent.data, dtype=np.float64)
     natural = bool(np.all(np.isin(values, range(MAX_POWER + 1))))
-    return 0 if natural else call.leaving
+    return 0 if natural and not _in_half(call) else call.leaving
 
 
 def _cast(call: Call) -> int:
-    """Free into floats; into booleans or integers it tells zero from the rest, truncates or saturates."""
-    return 0 if call.outputs[0].elem_type in FLOATS else call.leaving
+    """Free into floats that hold every value; into others it truncates, saturates or rounds."""
+    source, target = call.given(0), call.outputs[0].elem_type
+    same = source is not None and source.elem_type == target
+    exact = target in FLOATS and (same or target not in _HALF) and (same or _width(source) <= _width(call.outputs[0]))
+    return 0 if exact else call.leaving
+
+
+def _width(fact: Fact | None) -> int:
+    """Bits of a float; integers and booleans enter floats as they are (or count where they were made)."""
+    return _BITS.get(fact.elem_type, 0) if fact is not None and fact.elem_type else 64
 
 
 def _quantise_dynamically(call: Call) -> int:
@@ -150,7 +152,12 @@ def _quantise_dynamically(call: Call) -> int:
 
 
 def _batch_norm(call: Call) -> int:
-    return 0 if not call.attributes.get("training_mode", 0) else call.entering  # as a normalisation by its statistics
+    """Free where its statistics are constants. Otherwise it divides by computed roots: 1 / sqrt(x * x) is 1 / |x|."""
+    if call.attributes.get("training_mode", 0):
+        return call.entering  # a normalisation by its own statistics
+    if any(fact is not None and not fact.constant for fact in call.inputs[1:]):
+        raise call.refuse("normalises by computed statistics instead of constants")
+    return call.leaving if rounds(call) else 0
 
 
 def _dropout(call: Call) -> int:
@@ -171,16 +178,17 @@ def _size(call: Call) -> int:
     return 0
 
 
-def _names(listed: str) -> list[str]:
+def names(listed: str) -> list[str]:
+    """Operators from words."""
     return listed.split()
 
 
-_ONE = _names("""Relu LeakyRelu PRelu ThresholdedRelu Elu Selu Celu Abs Sign Sigmoid Tanh Softplus Softsign Gelu Mish
+_ONE = names("""Relu LeakyRelu PRelu ThresholdedRelu Elu Selu Celu Abs Sign Sigmoid Tanh Softplus Softsign Gelu Mish
 Swish Erf Exp Log Sqrt Reciprocal Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh Atanh Floor Ceil Round Mod BitShift
 BitwiseAnd BitwiseOr BitwiseNot BitwiseXor Greater GreaterOrEqual Less LessOrEqual Equal IsInf IsNaN ReduceL2
 ReduceLogSum""")
-_TWO = _names("HardSigmoid HardSwish Shrink QuantizeLinear QLinearConv QLinearMatMul")
-_NORMS = _names("""InstanceNormalization LayerNormalization GroupNormalization RMSNormalization
+_TWO = names("HardSigmoid HardSwish Shrink QuantizeLinear QLinearConv QLinearMatMul")
+_NORMS = names("""InstanceNormalization LayerNormalization GroupNormalization RMSNormalization
 MeanVarianceNormalization LRN LpNormalization ReduceL1""")
 
 _COSTS: dict[str, Callable[[Call], int]] = {
@@ -207,17 +215,27 @@ _COSTS: dict[str, Callable[[Call], int]] = {
 
 # Operators free of comparisons, with the inputs that must be constants: an index that is computed costs a look-up.
 _FREE: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(_names("Add Sub Mul Neg Sum Mean MatMul Gemm Conv ConvTranspose"), ()),
-    **dict.fromkeys(_names("ConvInteger MatMulInteger Einsum"), ()),
-    **dict.fromkeys(_names("AveragePool GlobalAveragePool Flatten Transpose Concat DepthToSpace SpaceToDepth"), ()),
-    **dict.fromkeys(_names("Identity And Or Not Xor Where DequantizeLinear"), ()),
-    **dict.fromkeys(_names("Squeeze Unsqueeze ReduceSum ReduceMean ReduceSumSquare ReduceProd"), (1,)),
-    **dict.fromkeys(_names("Reshape Split Gather GatherElements GatherND CumSum Expand Tile Trilu"), (1,)),
+    **dict.fromkeys(names("Add Sub Mul Neg Sum Mean MatMul Gemm Conv ConvTranspose"), ()),
+    **dict.fromkeys(names("ConvInteger MatMulInteger Einsum"), ()),
+    **dict.fromkeys(names("AveragePool GlobalAveragePool Flatten Transpose Concat DepthToSpace SpaceToDepth"), ()),
+    **dict.fromkeys(names("Identity And Or Not Xor Where DequantizeLinear"), ()),
+    **dict.fromkeys(names("Squeeze Unsqueeze ReduceSum ReduceMean ReduceSumSquare ReduceProd"), (1,)),
+    **dict.fromkeys(names("Reshape Split Gather GatherElements GatherND CumSum Expand Tile Trilu"), (1,)),
     "Slice": (1, 2, 3, 4),
     "Pad": (1, 2, 3),
     "Resize": (1, 2, 3),
     "ConstantOfShape": (0,),
 }
 _ARITHMETIC = frozenset(
-    _names("Add Sub Mul Neg Sum Mean MatMul Gemm Einsum ReduceSum ReduceMean ReduceSumSquare ReduceProd CumSum")
+    names("Add Sub Mul Neg Sum Mean MatMul Gemm Einsum ReduceSum ReduceMean ReduceSumSquare ReduceProd CumSum")
+    + names("Conv ConvTranspose ConvInteger MatMulInteger AveragePool GlobalAveragePool Resize")
 )
+# Operators that add their constants, and those of their inputs that they multiply by instead.
+_SUMS = frozenset(names("Add Sub Sum Mean Conv ConvTranspose Gemm BatchNormalization"))
+_FACTORS = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "BatchNormalization": (1, 4)}
+_BITS: dict[int, int] = {
+    onnx.TensorProto.FLOAT16: 16,
+    onnx.TensorProto.BFLOAT16: 16,
+    onnx.TensorProto.FLOAT: 32,
+    onnx.TensorProto.DOUBLE: 64,
+}

@@ -27,7 +27,8 @@ from typing import Any
 
 import onnx
 
-from aurep.validators.costs import Call, comparisons
+from aurep.validators.call import Call
+from aurep.validators.costs import comparisons
 from aurep.validators.facts import Fact, attributes, site_name
 from aurep.validators.relu_count import walk_once
 

@@ -30,7 +30,8 @@ class Fact:
         constant: does not depend on the graph's inputs, so that it is known before the private inference starts.
         data: the value itself, for small constants that shapes may depend on.
         batched: the value was derived from the batch size.
-        uniform: every spatial position holds the same function of a shifted input image (see `pooling` in costs).
+        uniform: every spatial position holds the same function of a shifted input image (see `pooling`).
+        rows: axis 0 is the batch and every row depends on its own image alone (see `batching`).
     """
 
     elem_type: int
@@ -39,6 +40,7 @@ class Fact:
     data: NDArray[Any] | None = field(default=None, compare=False)
     batched: bool = False
     uniform: bool = False
+    rows: bool = False
 
     @property
     def elements(self) -> int | None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -81,17 +82,36 @@ def infer(
 
 
 def schema_of(node: onnx.NodeProto, opsets: Mapping[str, int]) -> Any:
-    """The operator's schema. Raises UncountableError where the opset has none."""
+    """The operator's schema. Raises UncountableError where the opset has none, or `node` does not fit it."""
     version = opsets.get("", 0)
-    try:
-        schema = onnx.defs.get_schema(node.op_type, version, "")
-    except onnx.defs.SchemaError:
-        schema = None
-    if schema is None or schema.deprecated:
+    found = _schema(node.op_type, version)
+    if found is None:
         raise UncountableError(
             f"{describe(node)} is no operator of ONNX opset {version}; export with standard operators."
         )
+    schema, inputs, outputs, wanted = found
+    if not (inputs[0] <= len(node.input) <= inputs[1] and len(node.output) <= outputs):
+        raise UncountableError(
+            f"{describe(node)} has {len(node.input)} inputs and {len(node.output)} outputs, which its operator does "
+            "not take; export the model again."
+        )
+    given = {attribute.name: attribute.type for attribute in node.attribute if not attribute.ref_attr_name}
+    for name, (kind, required) in wanted.items():
+        if (required and name not in given) or given.get(name, kind) != kind:
+            problem = "has a wrong type of attribute" if name in given else "lacks its attribute"
+            raise UncountableError(f"{describe(node)} {problem} {name!r}; export the model again.")
     return schema
+
+
+@cache
+def _schema(op_type: str, version: int) -> tuple[Any, tuple[int, int], int, dict[str, tuple[int, bool]]] | None:
+    """A schema, its numbers of inputs, its outputs at most, and attribute -> type and whether it is required."""
+    try:
+        schema = onnx.defs.get_schema(op_type, version, "")
+    except onnx.defs.SchemaError:
+        return None
+    wanted = {name: (int(cast(Any, a.type).value), a.required) for name, a in schema.attributes.items()}
+    return None if schema.deprecated else (schema, (schema.min_input, schema.max_input), schema.max_output, wanted)
 
 
 def _inferred(node: onnx.NodeProto, known: Mapping[str, Fact], opsets: Mapping[str, int]) -> list[Fact]:

@@ -14,7 +14,7 @@ from aurep.errors import AurepError
 from aurep.validators.estimate import count_work, estimate
 from aurep.validators.facts import UncountableError
 from aurep.validators.reading import MODEL_FILE, read, read_json
-from aurep.validators.recovery import recover_sites
+from aurep.validators.recovery import pointwise, recover_sites
 from aurep.validators.relu_count import count
 from aurep.validators.site_table import site_rows
 
@@ -84,7 +84,7 @@ def _inspect_model(path: Path) -> Inspection:
     recovered = recover_sites(artefact.model)
     budget = artefact.metadata.relu_budget if artefact.metadata is not None else None
     try:
-        counted = count(artefact.model, {site.output: site.input for site in recovered.values()})
+        counted = count(artefact.model, pointwise(recovered))
     except UncountableError as error:
         rows = site_rows(recovered, artefact.metadata, None)
         return Inspection(str(artefact.file), None, None, budget, rows, _squared(rows), problem=str(error))

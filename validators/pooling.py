@@ -2,13 +2,18 @@
 
 A tensor is *uniform* where every spatial position holds the same function of a shifted input image, as convolutions
 leave it. Pooling neighbours of a uniform tensor compares like with like. Whatever sets other values beside an element
-(a concatenation, a transposed convolution's zeros, padding beyond a kernel's reach, a reshape of channels into space)
+(a concatenation, a transposed convolution's zeros, padding that makes a map grow, a reshape of channels into space)
 ends uniformity, and pooling what comes of it counts as ReLU-like.
+
+This bounds, and does not exclude: positions at the edge of a map that keeps its size see the zeros beside the image,
+as in any padded network, and weights chosen for it can make a maximum over them a ReLU. There are no more of these
+than the comparisons by max-pooling, which the report and the claim name apart.
 """
 
 from __future__ import annotations
 
-from aurep.validators.costs import Call, indices_used
+from aurep.validators.call import Call
+from aurep.validators.costs import indices_used
 from aurep.validators.facts import Fact
 
 _UNIFORM = frozenset(
@@ -29,7 +34,7 @@ def is_pooling(call: Call) -> bool:
 def keeps_uniform(call: Call) -> bool:
     """Whether the output is uniform (see `Fact`) given uniform inputs: true of what treats all positions alike.
 
-    Padding beyond the kernel's reach would set zeros beside the image for a later pooling to compare with.
+    Padding that makes a map grow would set zeros beside the image for a later pooling to compare with.
     """
     op, tensors = call.node.op_type, [fact for fact in call.inputs if fact is not None]
     data = [fact for fact in tensors if not fact.constant]
@@ -38,7 +43,7 @@ def keeps_uniform(call: Call) -> bool:
     if op == "Concat":
         return call.attributes.get("axis") == 1 and len(data) == len(tensors)
     if op in ("Conv", "MaxPool", "AveragePool"):
-        return len(data) == 1 and _pads_within_kernel(call)
+        return len(data) == 1 and _stays_on_image(call)
     return all(_same_everywhere(fact, len(data[0].shape or ())) for fact in tensors if fact.constant)
 
 
@@ -48,11 +53,18 @@ def _same_everywhere(constant: Fact, rank: int) -> bool:
     return shape is not None and len(shape) <= rank and all(dim == 1 for dim in shape[-2:])
 
 
-def _pads_within_kernel(call: Call) -> bool:
+def _stays_on_image(call: Call) -> bool:
+    """Whether every output position lies over the image: padding up to that which keeps the size, and no more.
+
+    A wider border turns the zeros beside the image into positions of their own, next to which max(x, 0) is a pooling.
+    """
     weight = call.given(1)
     default = weight.shape[2:] if weight is not None and weight.shape else ()
     kernel = list(call.attributes.get("kernel_shape", default))
     pads = list(call.attributes.get("pads", [0] * 2 * len(kernel)))
     dilations = list(call.attributes.get("dilations", [1] * len(kernel)))
-    reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=False)] * 2
-    return len(pads) == len(reach) and all(0 <= pad <= most for pad, most in zip(pads, reach, strict=True))
+    reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=False)]
+    if len(pads) != 2 * len(reach):
+        return False
+    borders = zip(pads, pads[len(reach) :], reach, strict=False)
+    return all(min(a, b) >= 0 and a + b <= most and max(a, b) <= -(-most // 2) for a, b, most in borders)

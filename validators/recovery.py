@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from aurep.metadata import coefficient_digest
-from aurep.validators.constants import Constants
+from aurep.validators.constants import MAX_ELEMENTS, Constants
 from aurep.validators.expression import UNARY, Expression, NotASiteError, concatenated
 from aurep.validators.facts import Fact, UncountableError, attributes, site_name
 from aurep.validators.infer import STANDARD
@@ -51,6 +51,14 @@ class RecoveredSite:
         """(*shape, 3), ascending; zeros at kept elements."""
         terms: NDArray[np.float32] = np.moveaxis(self.final.terms[:3], 0, -1).reshape(*self.shape, 3)
         return terms
+
+    @cached_property
+    def even(self) -> bool:
+        """Whether every channel has one polynomial for all its replaced elements."""
+        if not self.shape:
+            return False
+        rows = np.moveaxis(self.final.terms[:3], 0, -1).reshape(self.shape[0], -1, 3)
+        return _uniform(rows, self.mask.reshape(self.shape[0], -1))
 
     def has_digest(self, digest: str, degree: int) -> bool | None:
         """Whether the coefficients, per channel or per element, have `digest`; None where the graph does not hold all
@@ -95,8 +103,14 @@ def recover_sites(model: onnx.ModelProto) -> dict[str, RecoveredSite]:
 
 
 def pointwise_sites(model: onnx.ModelProto) -> dict[str, str]:
-    """Output -> input tensor of every recovered site: between them, each element depends on itself alone."""
-    return {site.output: site.input for site in recover_sites(model).values()}
+    """`pointwise` of a model's own sites."""
+    return pointwise(recover_sites(model))
+
+
+def pointwise(sites: Mapping[str, RecoveredSite]) -> dict[str, str]:
+    """Output -> input tensor of the sites that treat all positions of a channel alike, but for which are ReLU. (Other
+    polynomials could set zeros beside x for a pooling to compare with.)"""
+    return {site.output: site.input for site in sites.values() if site.even}
 
 
 def _groups(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
@@ -150,6 +164,8 @@ class _Reader:
         fact = self.facts.get(name)
         if fact is None or not fact.is_float or not fact.shape or fact.shape[0] != self.batch:
             raise NotASiteError("a tensor has no leading batch")
+        if (fact.elements or 0) > MAX_ELEMENTS:
+            raise NotASiteError("a tensor is too large to follow each of its elements")
         return fact.shape[1:]
 
     def evaluate(self, node: onnx.NodeProto, values: dict[str, Expression]) -> None:

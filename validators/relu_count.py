@@ -1,7 +1,9 @@
 """How many elements per image a graph really compares, counted from the graph alone.
 
-A dynamic batch is counted at several sizes, one of them drawn at random: the cost must be the same multiple of it each
-time. A fixed batch is divided out where the first input and the first output share it.
+A dynamic batch is counted at several sizes, two of them drawn at random: every computed tensor, and so the cost, must
+be the same multiple of it each time. One size is beyond what anybody runs: what is cut from the batch by fixed bounds
+is of fixed size there, or empty at a batch of 1. A fixed batch is divided out where the first input and the first
+output share it and no operator may mix its images; otherwise the whole batch counts as one image.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -18,6 +20,8 @@ from aurep.validators.facts import Fact, UncountableError
 from aurep.validators.infer import type_fact
 from aurep.validators.reading import read
 from aurep.validators.walk import Walk
+
+UNHEARD_OF = 2**30  # images: no batch is as large; below twice that, 2^31 - 1 still says "to the end" of a slice
 
 
 @dataclass(frozen=True)
@@ -67,15 +71,22 @@ def count(model: onnx.ModelProto, pointwise: Mapping[str, str] | None = None) ->
     batch = fixed_batch(model)
     if batch is not None:
         walk = _walk(model, batch, pointwise or {})
-        return _per_image(walk, batch, batch)
-    sizes = (1, 2, 3, 4 + secrets.randbelow(60))
-    counts = [_per_image(_walk(model, size, pointwise or {}), size, None) for size in sizes]
-    if any(other.comparisons != counts[0].comparisons or other.sites != counts[0].sites for other in counts):
+        return _per_image(walk, batch if walk.rows else 1, batch)
+    sizes = (1, 2, 3, 4 + secrets.randbelow(60), UNHEARD_OF + secrets.randbelow(UNHEARD_OF))
+    walks = [_walk(model, size, pointwise or {}) for size in sizes]
+    for size, other in zip(sizes, walks, strict=True):
+        _check_proportion(walks[0], other, size)
+    return _per_image(walks[0], 1, None)
+
+
+def _check_proportion(one: Walk, other: Walk, size: int) -> None:
+    """`other` must be what `one` is for a single image, `size` times."""
+    costs = [replace(entry, elements=entry.elements * size) for entry in one.comparisons]
+    if other.comparisons != costs or other.sizes != [elements * size for elements in one.sizes]:
         raise UncountableError(
-            "the number of comparisons does not grow in proportion to the batch, so a count per image has no meaning; "
-            "export with a fixed batch."
+            "the number of comparisons or the size of a tensor does not grow in proportion to the batch, so a count "
+            "per image has no meaning; export with a fixed batch, or without operators that select or mix images."
         )
-    return counts[0]
 
 
 def walk_once(model: onnx.ModelProto) -> tuple[dict[str, Fact], int]:
@@ -133,7 +144,7 @@ def _input_fact(value: onnx.ValueInfoProto, batch: int) -> Fact:
     tensor = value.type.tensor_type
     dims = (dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else batch for dim in tensor.shape.dim)
     shape = tuple(dims)
-    return Fact(tensor.elem_type, shape, uniform=len(shape) == 4)
+    return Fact(tensor.elem_type, shape, uniform=len(shape) == 4, rows=len(shape) > 1 and shape[0] == batch)
 
 
 def _check_output(model: onnx.ModelProto, found: Mapping[str, Fact], batch: int) -> None:

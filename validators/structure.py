@@ -13,9 +13,10 @@ from aurep.metadata import Metadata, graph_digest
 from aurep.rules import FRAMEWORK_TARGETS, Fault, find_faults
 from aurep.validators.facts import describe
 from aurep.validators.infer import STANDARD
-from aurep.validators.reading import Artefact, graphs_of, read_json
+from aurep.validators.reading import Artefact, read_json
 from aurep.validators.relu_count import ReluCount, model_inputs
 from aurep.validators.report import Check
+from aurep.validators.storage import graphs_of
 
 MAX_ELEMENTS = 2**28  # of one tensor: 1 GiB of fp32, beyond what a validation may allocate
 

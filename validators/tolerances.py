@@ -9,3 +9,11 @@ PARITY_TIE = 2 * PARITY_SCALED
 ACCURACY_POINTS = 0.1
 # Share of images whose class must survive fixed-point rounding.
 FIXED_POINT_AGREEMENT = 0.98
+# How far every operand is disturbed to see whether the logits depend on rounding: 64 times the rounding of fp32 (2^-24,
+# relative), so that a step made of it drowns, yet a quarter of what truncation to 16 fraction bits does to values of 1.
+DISTURBANCE = 2.0**-18
+# And the values that count as none at all: far above the smallest numbers of fp32 (1e-38), whose rounding is coarse.
+NEGLIGIBLE = 1e-30
+# Largest movement of a logit, over the largest logit, under that disturbance. Networks of fifty layers stay below 1e-3;
+# a step made of rounding moves by dozens of its own height.
+ROUNDING_SCALED = 0.05

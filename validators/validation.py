@@ -20,9 +20,10 @@ from aurep.validators.fixed_point import BY_TARGET, FixedPoint, check_fixed_poin
 from aurep.validators.localise import check_localise
 from aurep.validators.parity import check_parity
 from aurep.validators.reading import Artefact, read
-from aurep.validators.recovery import RecoveredSite, recover_sites
+from aurep.validators.recovery import RecoveredSite, pointwise, recover_sites
 from aurep.validators.relu_count import ReluCount, count, model_inputs
 from aurep.validators.report import Check, Report
+from aurep.validators.rounding import check_rounding
 from aurep.validators.samples import Samples, eager_samples, read_samples
 from aurep.validators.session import CannotRunError, Session
 from aurep.validators.site_table import site_rows
@@ -125,7 +126,7 @@ def validate(
 
 def _counted(model: onnx.ModelProto, recovered: Mapping[str, RecoveredSite]) -> ReluCount | AurepError:
     try:
-        return count(model, {site.output: site.input for site in recovered.values()})
+        return count(model, pointwise(recovered))
     except UncountableError as error:
         return error
 
@@ -145,12 +146,19 @@ def _run_checks(
         return None
     run = _load_run(work)
     stored = read_samples(work.artefact.bundle) if work.artefact.bundle is not None else None
+    _check_rounding(work, session, stored)
     try:
         _check_samples(work, session, recovered, stored, run)
     except CannotRunError as error:
         work.checks.append(Check("parity", "does not run", None, False, str(error)))
     _check_accuracy(work, session, run, data, None if data_dir is None else Path(data_dir), bounds)
     return session.provider
+
+
+def _check_rounding(work: _Work, session: Session, stored: Samples | None) -> None:
+    """Listed only where it fails."""
+    check = check_rounding(work.model, stored, session.provider)
+    work.checks.extend([check] if check is not None else [])
 
 
 def _check_samples(

@@ -6,19 +6,24 @@ since under a secret condition both run; a Loop or Scan counts its body times it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 
 import onnx
 
+from aurep.validators.batching import keeps_rows
 from aurep.validators.binding import bound, versions
-from aurep.validators.costs import Call, comparisons
-from aurep.validators.facts import UNKNOWN, Fact, UncountableError, attributes, describe, site_name
+from aurep.validators.call import Call
+from aurep.validators.costs import comparisons
+from aurep.validators.facts import Fact, UncountableError, attributes, describe, site_name
 from aurep.validators.infer import STANDARD, infer, schema_of, tensor_fact
 from aurep.validators.pooling import is_pooling, keeps_uniform
+from aurep.validators.scope import Scope, as_carried, check_carried, check_fit, either, results_of, stacked
 
-MAX_VISITS = 200_000  # nodes; a real network has thousands, a file of nested functions can have any number
+MAX_VISITS = 50_000  # nodes; a real network has thousands, a file of nested functions can have any number
 MAX_DEPTH = 50  # nested functions and bodies
+MAX_TRIPS = 1000  # of nested loops together; a loop of 2^60 would never end once run
 RESERVED = ("ai.onnx", "com.microsoft", "com.ms.", "org.pytorch.aten")  # a runtime may prefer its own kernel
 
 
@@ -46,6 +51,10 @@ class _Place:
 class Walk:
     """One pass over `model` with the facts of its inputs given. `pointwise` maps the output of a recognised site to its
     input: whatever rearranges values in between, they end where they began.
+
+    Attributes:
+        sizes: elements of every computed tensor of known shape but scalars, in order; an empty axis counts as one.
+        rows: every computed tensor has rows (see `batching`), so that the count may be divided by a fixed batch.
     """
 
     model: onnx.ModelProto
@@ -53,6 +62,8 @@ class Walk:
     dynamic: bool = False
     comparisons: list[Comparison] = field(default_factory=list)
     largest: int = 0  # elements of the largest tensor
+    sizes: list[int] = field(default_factory=list)
+    rows: bool = True
     visits: int = 0
 
     def run(self, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
@@ -74,7 +85,7 @@ class Walk:
     def _graph(
         self, graph: onnx.GraphProto, outer: Mapping[str, Fact], inputs: Mapping[str, Fact], place: _Place
     ) -> dict[str, Fact]:
-        scope = _Scope(outer)
+        scope = Scope(outer)
         if graph.sparse_initializer:
             raise UncountableError(
                 "the file holds sparse initializers, whose cost is unknown; export with dense tensors."
@@ -88,7 +99,7 @@ class Walk:
             self._visit(node, scope, place)
         return scope.facts
 
-    def _visit(self, node: onnx.NodeProto, scope: _Scope, place: _Place) -> None:
+    def _visit(self, node: onnx.NodeProto, scope: Scope, place: _Place) -> None:
         self.visits += 1
         if self.visits > MAX_VISITS or place.depth > MAX_DEPTH:
             raise UncountableError(
@@ -109,15 +120,23 @@ class Walk:
             outputs = getattr(self, f"_{node.op_type.lower()}")(node, inputs, scope, inner)
         else:
             outputs = self._operator(node, inputs, scope, inner)
+        check_fit(node, len(outputs) == len(node.output))
         for name, fact in zip(node.output, outputs, strict=True):
             if name:
                 source = self.pointwise.get(name) if place.depth == 0 else None
                 uniform = fact.uniform if source is None else scope.facts[source].uniform
                 scope.define(name, replace(fact, uniform=uniform))
-                self.largest = max(self.largest, fact.elements or 0)
+                self._measure(fact, place)
+
+    def _measure(self, fact: Fact, place: _Place) -> None:
+        self.largest = max(self.largest, fact.elements or 0)
+        if not fact.constant:
+            self.rows &= fact.rows
+            if fact.shape:
+                self.sizes.append(prod(dim for dim in fact.shape if dim) * place.trips)
 
     def _operator(
-        self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], scope: _Scope, place: _Place
+        self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], scope: Scope, place: _Place
     ) -> tuple[Fact, ...]:
         known = {name: fact for name, fact in zip(node.input, inputs, strict=True) if fact is not None}
         outputs = infer(node, known, place.opsets, self.dynamic)
@@ -126,14 +145,13 @@ class Walk:
             elements = comparisons(call) * place.trips
             if elements:
                 self.comparisons.append(Comparison(node.op_type, place.site, elements, is_pooling(call)))
-        uniform = keeps_uniform(call)
-        return tuple(replace(fact, uniform=uniform) for fact in outputs)
+        uniform, rows = keeps_uniform(call), keeps_rows(call)
+        return tuple(replace(fact, uniform=uniform, rows=rows) for fact in outputs)
 
     def _function(self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], place: _Place) -> tuple[Fact, ...]:
         function = self._functions[node.domain, node.op_type, node.overload]
-        if len(node.input) > len(function.input) or len(node.output) > len(function.output):
-            raise UncountableError(f"{describe(node)} does not fit the function it calls; export the model again.")
-        scope = _Scope({})
+        check_fit(node, len(node.input) <= len(function.input) and len(node.output) <= len(function.output))
+        scope = Scope({})
         for name, fact in zip(function.input, inputs, strict=False):
             if fact is not None:
                 scope.define(name, fact)
@@ -144,18 +162,19 @@ class Walk:
         return tuple(scope.find(name, node) for name in function.output[: len(node.output)])
 
     def _if(
-        self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], scope: _Scope, place: _Place
+        self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], scope: Scope, place: _Place
     ) -> tuple[Fact, ...]:
         bodies = attributes(node)
         branches = []
         for key in ("then_branch", "else_branch"):
             facts = self._graph(bodies[key], scope.everything, {}, place)
-            branches.append(_results(bodies[key], facts, scope, node))
+            branches.append(results_of(bodies[key], facts, scope, node))
+        check_fit(node, len(branches[0]) == len(branches[1]))
         fixed = inputs[0] is not None and inputs[0].constant
-        return tuple(_either(a, b, fixed) for a, b in zip(*branches, strict=True))
+        return tuple(either(a, b, fixed) for a, b in zip(*branches, strict=True))
 
     def _loop(
-        self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], scope: _Scope, place: _Place
+        self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], scope: Scope, place: _Place
     ) -> tuple[Fact, ...]:
         body, trip = attributes(node)["body"], inputs[0]
         if trip is None or trip.data is None or trip.data.size != 1:
@@ -164,20 +183,20 @@ class Walk:
                 "counted; unroll the loop or give it a constant trip count."
             )
         trips = max(0, int(trip.data.reshape(())))
-        carried = [_carried(fact) for fact in inputs[2:]]
+        carried = [as_carried(fact) for fact in inputs[2:]]
         flags = [Fact(onnx.TensorProto.INT64, ()), Fact(onnx.TensorProto.BOOL, ())]
-        results = self._body(node, body, [*flags, *carried], scope, replace(place, trips=place.trips * trips))
-        _check_carried(node, carried, results[1 : 1 + len(carried)])
-        return (*carried, *(_stacked(fact, trips, 0) for fact in results[1 + len(carried) :]))
+        results = self._body(node, body, [*flags, *carried], scope, _repeated(node, place, trips))
+        check_fit(node, len(results) > len(carried))
+        check_carried(node, carried, results[1 : 1 + len(carried)])
+        return (*carried, *(stacked(fact, trips, 0) for fact in results[1 + len(carried) :]))
 
     def _scan(
-        self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], scope: _Scope, place: _Place
+        self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], scope: Scope, place: _Place
     ) -> tuple[Fact, ...]:
         values = attributes(node)
         body, scans = values["body"], values["num_scan_inputs"]
-        states = [
-            replace(f or UNKNOWN, constant=False, data=None, uniform=False) for f in inputs[: len(inputs) - scans]
-        ]
+        check_fit(node, 0 < scans <= len(inputs) and len(values.get("scan_input_axes", [0] * scans)) == scans)
+        states = [as_carried(fact) for fact in inputs[: len(inputs) - scans]]
         axes = values.get("scan_input_axes", [0] * scans)
         slices, trips = [], 0
         for fact, axis in zip(inputs[len(states) :], axes, strict=True):
@@ -186,70 +205,26 @@ class Walk:
             axis %= len(fact.shape)
             trips = fact.shape[axis]
             slices.append(Fact(fact.elem_type, fact.shape[:axis] + fact.shape[axis + 1 :]))
-        results = self._body(node, body, [*states, *slices], scope, replace(place, trips=place.trips * trips))
-        _check_carried(node, states, results[: len(states)])
+        results = self._body(node, body, [*states, *slices], scope, _repeated(node, place, trips))
         outputs = results[len(states) :]
         out_axes = values.get("scan_output_axes", [0] * len(outputs))
-        return (*states, *(_stacked(fact, trips, axis) for fact, axis in zip(outputs, out_axes, strict=True)))
+        check_fit(node, len(results) >= len(states) and len(out_axes) == len(outputs))
+        check_carried(node, states, results[: len(states)])
+        return (*states, *(stacked(fact, trips, axis) for fact, axis in zip(outputs, out_axes, strict=True)))
 
     def _body(
-        self, node: onnx.NodeProto, body: onnx.GraphProto, given: list[Fact], scope: _Scope, place: _Place
+        self, node: onnx.NodeProto, body: onnx.GraphProto, given: list[Fact], scope: Scope, place: _Place
     ) -> list[Fact]:
-        if len(given) != len(body.input):
-            raise UncountableError(f"{describe(node)} does not fit the inputs of its body; export the model again.")
+        check_fit(node, len(given) == len(body.input))
         inputs = {value.name: fact for value, fact in zip(body.input, given, strict=True)}
-        return _results(body, self._graph(body, scope.everything, inputs, place), scope, node)
+        return results_of(body, self._graph(body, scope.everything, inputs, place), scope, node)
 
 
-class _Scope:
-    """Facts by name; a name means one tensor, here and in what encloses it."""
-
-    def __init__(self, outer: Mapping[str, Fact]) -> None:
-        self.outer = outer
-        self.facts: dict[str, Fact] = {}
-
-    @property
-    def everything(self) -> dict[str, Fact]:
-        return {**self.outer, **self.facts}
-
-    def define(self, name: str, fact: Fact) -> None:
-        if name in self.facts or name in self.outer:
-            raise UncountableError(f"the graph defines the tensor {name!r} twice; export the model again.")
-        self.facts[name] = fact
-
-    def find(self, name: str, node: onnx.NodeProto) -> Fact:
-        fact = self.facts.get(name) or self.outer.get(name)
-        if fact is None:
-            raise UncountableError(
-                f"{describe(node)} reads {name!r}, which nothing before it computes; export the model again."
-            )
-        return fact
-
-
-def _results(body: onnx.GraphProto, facts: Mapping[str, Fact], scope: _Scope, node: onnx.NodeProto) -> list[Fact]:
-    return [facts[value.name] if value.name in facts else scope.find(value.name, node) for value in body.output]
-
-
-def _either(a: Fact, b: Fact, fixed: bool) -> Fact:
-    shape = a.shape if a.shape == b.shape else None
-    return Fact(a.elem_type if a.elem_type == b.elem_type else 0, shape, fixed and a.constant and b.constant)
-
-
-def _stacked(fact: Fact, trips: int, axis: int) -> Fact:
-    if fact.shape is None:
-        return Fact(fact.elem_type, None)
-    place = axis % (len(fact.shape) + 1)
-    return Fact(fact.elem_type, (*fact.shape[:place], trips, *fact.shape[place:]))
-
-
-def _carried(fact: Fact | None) -> Fact:
-    """What a body may assume of a value that it changes from trip to trip: type and shape."""
-    return replace(fact or UNKNOWN, constant=False, data=None, uniform=False)
-
-
-def _check_carried(node: onnx.NodeProto, before: Iterable[Fact], after: Iterable[Fact]) -> None:
-    for a, b in zip(before, after, strict=True):
-        if a.shape is None or a.shape != b.shape:
-            raise UncountableError(
-                f"{describe(node)} changes the shape of what it carries, so its cost is unknown; unroll it."
-            )
+def _repeated(node: onnx.NodeProto, place: _Place, trips: int) -> _Place:
+    """`place` within a body that runs `trips` times."""
+    if place.trips * trips > MAX_TRIPS:
+        raise UncountableError(
+            f"{describe(node)} runs {place.trips * trips:,} times, more than the {MAX_TRIPS:,} that can be followed; "
+            "export a flat graph."
+        )
+    return replace(place, trips=place.trips * trips)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import graphs
 import numpy as np
@@ -47,6 +48,24 @@ def negative_dimension(path: Path) -> None:
     graphs.save(model, path)
 
 
+def planted(**fields: Any) -> Callable[[Path], object]:
+    """A tensor beside those that the graph uses."""
+
+    def plant(path: Path) -> None:
+        model = graphs.hybrid().model
+        model.graph.initializer.append(TensorProto(name="planted", **fields))
+        graphs.save(model, path)
+
+    return plant
+
+
+def not_text(path: Path) -> None:
+    """A name whose last byte no UTF-8 text holds."""
+    model = graphs.hybrid().model
+    model.graph.node[0].name = "a name to spoil"
+    path.write_bytes(model.SerializeToString().replace(b"a name to spoil", b"a name to spoi\xe1"))
+
+
 BROKEN: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("this is no model\n" * 40),
@@ -60,6 +79,12 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "huge typed tensor": huge_typed_tensor,
     "huge tensor in a node": huge_tensor_in_a_node,
     "negative dimension": negative_dimension,
+    "unknown type": planted(data_type=99, dims=[4], float_data=[1.0] * 4),
+    "no type": planted(dims=[4], float_data=[1.0] * 4),
+    "another type's field": planted(data_type=TensorProto.FLOAT, dims=[4], int32_data=[1] * 4),
+    "huge and empty": planted(data_type=TensorProto.FLOAT, dims=[2**62, 2**62, 0]),
+    "raw texts": planted(data_type=TensorProto.STRING, dims=[1], raw_data=bytes(8)),
+    "not text": not_text,
 }
 
 
@@ -93,7 +118,10 @@ def external(model: onnx.ModelProto, location: str, **fields: str) -> onnx.Model
     return model
 
 
-@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "link", "absent", "folder", ""])
+LOCATIONS = ["../secret", "/etc/passwd", "link", "absent", "folder", "", "a\0b", "long" * 2000]
+
+
+@pytest.mark.parametrize("location", LOCATIONS, ids=[repr(location[:12]) for location in LOCATIONS])
 def test_external_weights_stay_in_the_folder(location: str, tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / "folder").mkdir(parents=True)
@@ -127,3 +155,11 @@ def test_an_absurd_shape_is_not_run(tmp_path: Path) -> None:
     assert not report.passed
     assert report.provider is None
     assert "too many to run" in report.checks[0].hint
+
+
+def test_an_absurd_site_is_not_followed(tmp_path: Path) -> None:
+    """Neither are the elements of a site that no memory holds."""
+    lines = '["act/Neg"] n = Mul(x, x) ["act/Relu"] y = Add(n, x)'
+    model = graphs.body(lines, shape="N, 4, 1048576, 1048576")
+    report = validate(graphs.save(model, tmp_path / "model.onnx"), budget=0)
+    assert (report.passed, report.provider) == (False, None)

@@ -122,7 +122,7 @@ LAYERS = {
         { stay@ = Identity(go@) r@ = Relu(s@) }>""",
     "flat relu": "f@ = Flatten(h) r@ = Relu(f@) z@ = Shape(h) g = Reshape(r@, z@)",
     "some": """f@ = Flatten(h) i@ = Constant<value_ints = [0, 3, 5]>() k@ = Gather<axis = 1>(f@, i@) r@ = Relu(k@)
-        s@ = ReduceSum<keepdims = 1>(r@) g = Add(h, h)""",
+        j@ = Constant<value_ints = [1]>() s@ = ReduceSum<keepdims = 1>(r@, j@) g = Add(h, h)""",
     "double": "t@ = Concat<axis = 1>(h, h) r@ = Relu(t@) a@, b@ = Split<axis = 1>(r@) g = Add(a@, b@)",
     "slice": """b@ = Constant<value_ints = [1]>() e@ = Constant<value_ints = [3]>() x@ = Constant<value_ints = [1]>()
         u@ = Slice(h, b@, e@, x@) r@ = Relu(u@) g = Mul(h, h)""",

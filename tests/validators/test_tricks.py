@@ -156,3 +156,107 @@ def test_a_default_input_is_not_taken_for_a_constant() -> None:
     graphs.add_initializers(model, d=np.zeros(graphs.SHAPE, np.float32))
     with pytest.raises(UncountableError):  # 144 elements whatever the batch
         count(model)
+
+
+def test_positions_that_padding_adds_are_no_pooling() -> None:
+    """On a map one element wide, a border beside it makes a maximum over two positions max(x, 0)."""
+    lines = """u = Conv(x, one) c = Conv<group = 144, pads = [0, 1, 0, 1]>(u, right)
+        p = MaxPool<kernel_shape = [1, 2]>(c) s = Constant<value_ints = [-1, 4, 6, 6]>() y = Reshape(p, s)"""
+    model = graphs.body(lines)
+    right = np.zeros((144, 1, 1, 2), np.float32)
+    right[..., 1] = 1
+    graphs.add_initializers(model, one=np.eye(144, dtype=np.float32).reshape(144, 4, 6, 6), right=right)
+    inputs = np.random.default_rng(0).normal(size=(2, 4, 6, 6)).astype(np.float32)
+    np.testing.assert_array_equal(graphs.reference(model, inputs), np.maximum(inputs, 0))
+    assert (count(model).total, count(model).pooling) == (tricks.ELEMENTS, 0)
+
+
+def test_a_site_that_sets_zeros_between_keeps_no_pooling(tmp_path: Path) -> None:
+    """It is pointwise, but it treats neighbours differently: a maximum over them is max(x, 0)."""
+    model = graphs.body(
+        """["site/Mul"] a = Mul(x, columns) ["site/Add"] b = Add(a, zero)
+        ["pool/MaxPool"] y = MaxPool<kernel_shape = [1, 2], strides = [1, 2]>(b)""",
+        out="N, 4, 6, 3",
+    )
+    columns = np.zeros((4, 6, 6), np.float32)
+    columns[..., ::2] = 1
+    graphs.add_initializers(model, columns=columns, zero=np.zeros((4, 1, 1), np.float32))
+    found = count_relus(graphs.save(model, tmp_path / "model.onnx"))
+    assert (found.total, found.pooling) == (4 * 6 * 3, 0)
+
+
+FIRST = """a = Constant<value_ints = [0]>() b = Constant<value_ints = [1]>() s = Constant<value_ints = [8, 4, 6, 6]>()
+    u = Slice(x, a, b, a) r = Relu(u) y = Expand(r, s)"""
+SPREAD = """z = Constant<value_ints = [0, 0, 0, 0, 0, 0, 0, 0]>() w = Gather(x, z) k = Constant<value_float = 2.0>()
+    r = Relu(w) y = Mul(r, k)"""
+
+
+@pytest.mark.parametrize(("lines", "elements"), [(FIRST, 144), (SPREAD, 8 * 144)], ids=["first", "spread"])
+def test_a_fixed_batch_that_serves_one_image_is_not_divided(lines: str, elements: int) -> None:
+    assert count(graphs.body(lines, shape="8, 4, 6, 6")).total == elements
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "n = Flatten(x) r = Relu(n) s = Constant<value_ints = [8, 4, 6, 6]>() y = Reshape(r, s)",
+        "t = Transpose<perm = [0, 2, 3, 1]>(x) r = Relu(t) y = Transpose<perm = [0, 3, 1, 2]>(r)",
+        "a, b = Split<axis = 1>(x) r = Relu(a) q = Relu(b) y = Concat<axis = 1>(q, r)",
+        "k = Constant<value_ints = [-1]>() m = ReduceMean<axes = [2, 3]>(x) c = Sub(x, m) y = Relu(c)",
+        "p = Constant<value_ints = [0, 0, 1, 1, 0, 0, 0, 0]>() q = Pad(x, p) "
+        "a = Constant<value_ints = [1, 1]>() b = Constant<value_ints = [7, 7]>() e = Constant<value_ints = [2, 3]>() "
+        "z = Constant<value_ints = [2, 3]>() y0 = Slice(q, a, b, z) y = Relu(y0)",
+    ],
+    ids=["flat", "transposed", "split", "mean", "padded"],
+)
+def test_a_fixed_batch_of_independent_images_is_divided(lines: str) -> None:
+    assert count(graphs.body(lines, shape="8, 4, 6, 6")).total == tricks.ELEMENTS
+
+
+# Steps made of rounding that no single constant gives away.
+ROUNDED = {
+    "scaled down": """d = Constant<value_float = 1e-8>() o = Constant<value_float = 1.0>()
+        u = Constant<value_float = 1e8>() t = Mul(x, d) a = Add(t, o) b = Sub(a, o) s = Mul(b, u) y = Mul(s, x)""",
+    "below the smallest": """d = Constant<value_float = 1e-22>() u = Constant<value_float = 1e22>()
+        a = Mul(x, d) b = Mul(a, d) c = Mul(b, u) s = Mul(c, u) y = Mul(s, x)""",
+    "in one sum": """b = Constant<value_float = 30000.0>() n = Constant<value_float = -30000.0>()
+        d = Constant<value_float = 1e-3>() u = Constant<value_float = 1e3>() t = Mul(x, d) a = Sum(t, b, n)
+        s = Mul(a, u) y = Mul(s, x)""",
+    "in doubles": """d = Constant<value = double[1] {1e-16}>() o = Constant<value = double[1] {1.0}>()
+        u = Constant<value = double[1] {1e16}>() w = Cast<to = 11>(x) t = Mul(w, d) a = Add(t, o) b = Sub(a, o)
+        s = Mul(b, u) y = Cast<to = 1>(s)""",
+    "averaged": """d = Constant<value_float = 1e-8>() o = Constant<value_float = 1.0>()
+        u = Constant<value_float = 1e8>() i = Constant<value_ints = [4]>() t = Mul(x, d) a = Add(t, o)
+        v = Unsqueeze(a, i) z = Constant<value_ints = [1, 1, 1, 1, 1000]>() w = Expand(v, z) b = Sub(w, o)
+        m = ReduceMean<axes = [4], keepdims = 0>(b) s = Mul(m, u) y = Mul(s, x)""",
+    "in a function": "y = evil.Step(x)",
+    "in a body": """m = Constant<value_int = 1>() c = Constant<value_int = 1>() g = Cast<to = 9>(c)
+        y = Loop(m, g, x) <body = l (int64 i, bool go, float[N, 4, 6, 6] s) => (bool stay, float[N, 4, 6, 6] r)
+            { stay = Identity(go) b = Constant<value_float = 100.0>() a = Add(s, b) r = Sub(a, b) }>""",
+}
+STEP = """<domain: "evil", opset_import: ["" : 17]> Step (p) => (q)
+    { d = Constant<value_float = 1e-8>() o = Constant<value_float = 1.0>() u = Constant<value_float = 1e8>()
+    t = Mul(p, d) a = Add(t, o) b = Sub(a, o) s = Mul(b, u) q = Mul(s, p) }"""
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_rounding_is_no_free_step(name: str, tmp_path: Path) -> None:
+    """Whatever the scale and the disguise, a result that hangs on the last bits fails."""
+    text = f"g (float[N, 4, 6, 6] x) => (float[N, 4, 6, 6] y) {{ {ROUNDED[name]} }}{STEP}"
+    report = validate(graphs.save(graphs.parse(text), tmp_path / "trick.onnx"), budget=10**6)
+    assert {"rounding"} <= {check.name for check in report.checks if not check.passed}
+
+
+@pytest.mark.parametrize("lines", ["y = If<>(c)", "y = Loop<>(m, c, x)", "y = Scan<num_scan_inputs = 1>(x)"])
+def test_control_flow_without_a_body_is_refused(lines: str, tmp_path: Path) -> None:
+    model = graphs.body(f"m = Constant<value_int = 1>() c = Cast<to = 9>(m) {lines}".replace("<>", ""))
+    with pytest.raises(UncountableError, match="lacks its attribute"):
+        count(model)
+    assert not validate(graphs.save(model, tmp_path / "model.onnx"), budget=0).passed
+
+
+def test_an_endless_loop_is_not_run(tmp_path: Path) -> None:
+    file = graphs.save(graphs.body(tricks.BODIES["endless loop"]), tmp_path / "model.onnx")
+    report = validate(file, budget=10**9)
+    assert report.provider is None
+    assert not report.passed

@@ -68,6 +68,30 @@ BODIES = {
     "pool over far padding": """k = Constant<value = float[4, 1, 1, 1] {1.0, 1.0, 1.0, 1.0}>()
         w = Conv<group = 4, pads = [0, 0, 6, 0]>(x, k)
         y = MaxPool<kernel_shape = [2, 1], dilations = [6, 1]>(w)""",
+    "pool over a border": """k = Constant<value = float[4, 1, 1, 2] {0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0}>()
+        w = Conv<group = 4, pads = [0, 1, 0, 1]>(x, k) y = MaxPool<kernel_shape = [1, 2]>(w)""",
+    "batch norm by computed variance": """r = Constant<value_ints = [1, -1]>() v = Constant<value_ints = [-1]>()
+        k = Constant<value_float = 1.0>() b = Constant<value_ints = [-1, 4, 6, 6]>() u = Reshape(x, r) s = Mul(u, u)
+        var = Reshape(s, v) zero = Sub(var, var) one = Add(zero, k)
+        n = BatchNormalization<epsilon = 1e-20>(u, one, zero, zero, var) w = Reshape(n, b) y = Mul(w, x)""",
+    "rounding": """k = Constant<value_float = 0.00390625>() h = Constant<value_float = 0.5>()
+        b = Constant<value_float = 8388608.0>() t = Mul(x, k) u = Add(t, h) v = Add(u, b) s = Sub(v, b)
+        y = Mul(x, s)""",
+    "rounding by a bias": """k = Constant<value = float[4, 1, 1, 1] {0.01, 0.01, 0.01, 0.01}>()
+        b = Constant<value_floats = [8388608.0, 8388608.0, 8388608.0, 8388608.0]>() v = Conv<group = 4>(x, k, b)
+        m = Constant<value_float = -4096.0>() n = Constant<value_float = 2048.0>() c = Mul(m, n) s = Add(v, c)
+        y = Mul(x, s)""",
+    "cast to half": "k = Constant<value_float = 3e-8>() t = Mul(x, k) h = Cast<to = 10>(t) y = Cast<to = 1>(h)",
+    "cast from double": "d = Cast<to = 11>(x) s = Mul(d, d) y = Cast<to = 1>(s)",
+    "images beyond the hundredth": """a = Constant<value_ints = [0]>() b = Constant<value_ints = [100]>()
+        e = Constant<value_ints = [2147483647]>() u = Slice(x, a, b, a) v = Slice(x, b, e, a) r = Relu(v)
+        y = Concat<axis = 0>(u, r)""",
+    "images between": """a = Constant<value_ints = [0]>() b = Constant<value_ints = [64]>()
+        t = Constant<value_ints = [2]>() k = Constant<value_ints = [300]>() h = Shape(x) n = Gather(h, a)
+        m = Mul(n, t) e = Sub(k, m) v = Slice(x, b, e, a) r = Relu(v) y = Identity(x)""",
+    "endless loop": """m = Constant<value_int = 1152921504606846976>() c = Constant<value_int = 1>() d = Cast<to = 9>(c)
+        y = Loop(m, d, x) <body = l (int64 i, bool go, float[N, 4, 6, 6] s) => (bool stay, float[N, 4, 6, 6] r)
+            { stay = Identity(go) r = Mul(s, s) }>""",
     "pool across channels": """w = DepthToSpace<blocksize = 2>(x) p = MaxPool<kernel_shape = [2, 2]>(w) y = Identity(x)
         q = MaxPool<kernel_shape = [2, 2], pads = [1, 1, 1, 1]>(w)""",
     "pool indices": "p, i = MaxPool<kernel_shape = [2, 1], pads = [1, 0, 0, 0]>(x) y = Identity(p)",

@@ -1,0 +1,154 @@
+"""Whether what an ONNX file stores is well formed: its texts, and its tensors with their external data.
+
+All of it is checked before anything else reads the model, so that nothing after it need expect a damaged one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+
+import onnx
+from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
+from google.protobuf.message import Message  # type: ignore[import-untyped]
+from onnx import TensorProto, helper
+
+from aurep.errors import AurepError
+
+MAX_EXTENT = 2**48  # of the axes that are not empty: numpy refuses shapes beyond 2^63 bytes even without elements
+_FOUR_BITS = {TensorProto.UINT4, TensorProto.INT4, TensorProto.FLOAT4E2M1}
+_COMPLEX = {TensorProto.COMPLEX64, TensorProto.COMPLEX128}
+_TYPED_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+
+
+def is_text(message: Message) -> bool:
+    """Whether every string in `message` is UTF-8. (A parser of this format leaves any other as bytes.)"""
+    for field, value in message.ListFields():
+        if field.type not in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE):
+            continue
+        for entry in value if field.is_repeated else [value]:
+            if not (isinstance(entry, str) or (isinstance(entry, Message) and is_text(entry))):
+                return False
+    return True
+
+
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """`graph` and every body of its If, Loop and Scan nodes."""
+    yield graph
+    yield from _bodies(graph.node)
+
+
+def _bodies(nodes: object) -> Iterator[onnx.GraphProto]:
+    for node in nodes:  # type: ignore[attr-defined]
+        for attribute in node.attribute:
+            for body in [attribute.g] * attribute.HasField("g") + list(attribute.graphs):
+                yield from graphs_of(body)
+
+
+def tensors_of(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Every tensor that the file stores, wherever it hides."""
+    node_lists = [function.node for function in model.functions]
+    for graph in [*graphs_of(model.graph), *(g for nodes in node_lists for g in _bodies(nodes))]:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        node_lists.append(graph.node)
+    for nodes in node_lists:
+        for attribute in (a for node in nodes for a in node.attribute):
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for sparse in [attribute.sparse_tensor] * attribute.HasField("sparse_tensor"):
+                yield from (sparse.values, sparse.indices)
+
+
+def is_external(tensor: TensorProto) -> bool:
+    return tensor.data_location == TensorProto.EXTERNAL
+
+
+def load_external(model: onnx.ModelProto, file: Path) -> None:
+    """Read external tensors into `model`, from plain files inside the model's folder only."""
+    folder = file.resolve().parent
+    for tensor in filter(is_external, list(tensors_of(model))):
+        fields = {entry.key: entry.value for entry in tensor.external_data}
+        location = fields.get("location", "")
+        if not _is_inside(folder, location):
+            raise AurepError(
+                f"{file} keeps tensor {tensor.name!r} in the external file {location[:100]!r}, which is not a plain "
+                "file in the model's own folder; export the model as a single file."
+            )
+        tensor.raw_data = _external_bytes(tensor, fields, folder / location, file)
+        tensor.data_location = TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+def _is_inside(folder: Path, location: str) -> bool:
+    source = folder / location
+    try:
+        inside = bool(location) and not Path(location).is_absolute() and source.resolve().is_relative_to(folder)
+        return inside and not source.is_symlink() and source.is_file()
+    except (OSError, ValueError, RuntimeError):  # no file can be named so: too long, a null character, circular links
+        return False
+
+
+def _external_bytes(tensor: TensorProto, fields: dict[str, str], source: Path, file: Path) -> bytes:
+    length = _expected_bytes(tensor, file)
+    try:
+        offset, declared = int(fields.get("offset", "0")), int(fields.get("length", length))
+    except ValueError:
+        raise AurepError(f"{file}: tensor {tensor.name!r} has a malformed external reference; export again.") from None
+    try:
+        with source.open("rb") as stream:
+            size = source.stat().st_size
+            if 0 <= offset <= size - length and declared == length:
+                stream.seek(offset)
+                return stream.read(length)
+    except OSError as error:
+        raise AurepError(f"{source} cannot be read: {error.strerror}; check its permissions.") from None
+    raise AurepError(
+        f"{file}: tensor {tensor.name!r} needs {length:,} bytes at {offset:,} of {source.name}, which has "
+        f"{size:,}; export the model again."
+    )
+
+
+def check_tensor(tensor: TensorProto, file: Path) -> None:
+    """Refuse a tensor of unknown type or impossible dimensions."""
+    if any(dim < 0 for dim in tensor.dims):
+        raise AurepError(f"{file}: tensor {tensor.name!r} has a negative dimension; export the model again.")
+    if prod(dim for dim in tensor.dims if dim) > MAX_EXTENT:
+        raise AurepError(
+            f"{file}: tensor {tensor.name!r} declares dimensions {list(tensor.dims)}, which no memory holds; the file "
+            "is damaged, export or copy it again."
+        )
+    if tensor.data_type not in helper.get_all_tensor_dtypes():
+        raise AurepError(f"{file}: tensor {tensor.name!r} is of an unknown data type; export again.")
+
+
+def _expected_bytes(tensor: TensorProto, file: Path) -> int:
+    if tensor.data_type == TensorProto.STRING:
+        raise AurepError(f"{file}: tensor {tensor.name!r} holds texts as raw bytes; export the model again.")
+    bits = 4 if tensor.data_type in _FOUR_BITS else helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * 8
+    size: int = -(-prod(tensor.dims) * bits // 8)
+    return size
+
+
+def check_size(tensor: TensorProto, file: Path) -> None:
+    """Refuse a tensor whose stored data does not fill the dimensions it declares, in the field of its type."""
+    if tensor.HasField("raw_data"):
+        expected, stored = _expected_bytes(tensor, file), len(tensor.raw_data)
+        if expected != stored:
+            raise AurepError(
+                f"{file}: tensor {tensor.name!r} of dimensions {list(tensor.dims)} needs {expected:,} bytes but the "
+                f"file holds {stored:,}; the file is damaged, export or copy it again."
+            )
+        return
+    elements, own = prod(tensor.dims), helper.tensor_dtype_to_field(tensor.data_type)
+    stored = len(getattr(tensor, own))
+    packed = tensor.data_type in _FOUR_BITS and stored == -(-elements // 2)
+    fits = packed or stored == elements * (2 if tensor.data_type in _COMPLEX else 1)
+    if not fits or any(len(getattr(tensor, field)) for field in _TYPED_FIELDS if field != own):
+        raise AurepError(
+            f"{file}: tensor {tensor.name!r} declares dimensions {list(tensor.dims)} but the file holds {stored:,} "
+            "values for it; the file is damaged, export or copy it again."
+        )
