@@ -159,9 +159,9 @@ def available() -> bool:
 
 
 def describe() -> str:
-    """ "compiled C++ (...)", or "eager, since ..."."""
+    """ "compiled C++", or "eager, since ..."."""
     reason = _build()
-    return f"compiled C++ ({_folder()})" if reason is None else f"eager, since {reason}"
+    return "compiled C++" if reason is None else f"eager, since {reason}"
 
 
 def _operators() -> Any:
