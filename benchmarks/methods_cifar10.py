@@ -3,8 +3,9 @@
     python benchmarks/methods_cifar10.py --data-dir DIR [--work runs/methods] [STUDY ...]
 
 Studies over one folder of runs, three seeds each, one teacher per seed, around the recipe methods_cifar10.toml:
-`coefficients` varies one thing at a time at 5 % of the ReLUs, `methods` puts every method at three budgets, `selection`
-asks at which degree and budget it matters which elements stay. Start it several times to share the work; finished runs
+`coefficients` varies one thing at a time at 5 % of the ReLUs, `methods` puts every method at three budgets as its paper
+has it, `degree2` the others with the same polynomials, and `selection` asks at which degree and budget it matters which
+elements stay. Start it several times to share the work; finished runs
 are skipped. Writes benchmarks/results/methods_cifar10_*.{json,md,svg}.
 """
 
@@ -21,7 +22,12 @@ from rich.console import Console
 
 SEEDS = (0, 1, 2)
 BUDGETS = ("20%", "5%", "2%")
-BASE = {"coefficients": "autorep", "methods": "AutoReP as published", "selection": "random, degree 0"}
+BASE = {
+    "coefficients": "autorep",
+    "methods": "AutoReP as published",
+    "degree2": "saliency",
+    "selection": "random, degree 0",
+}
 
 
 def both(*keys: str) -> list[str]:
@@ -72,6 +78,9 @@ METHODS: dict[str, list[str]] = {
     "SNL, degree 0": [*TUNED, "search.method=snl"],
     "SENet, degree 0": [*TUNED, "search.method=senet", "finetune.pram_weight=1000"],
     "random": [*TUNED, "search.method=random"],
+}
+EQUAL_TERMS: dict[str, list[str]] = {
+    "saliency": METHODS["saliency"],
     "SNL, degree 2": [*TUNED, "search.method=snl", "search.degree=2"],
     "SENet, degree 2": [*TUNED, "search.method=senet", "search.degree=2", "finetune.pram_weight=1000"],
     "uniform": [*TUNED, "search.method=uniform"],
@@ -86,6 +95,7 @@ NONE_KEPT = "no ReLU, degree 2"
 STUDIES = {
     "coefficients": (COEFFICIENTS, ("5%",)),
     "methods": (METHODS, BUDGETS),
+    "degree2": (EQUAL_TERMS, BUDGETS),
     "selection": (SELECTION, BUDGETS),
 }
 
