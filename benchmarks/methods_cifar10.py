@@ -62,6 +62,8 @@ COEFFICIENTS = {
     "hysteresis 0.03": ["search.options.hysteresis=0.03"],
     "finetune twice as long": ["finetune.epochs=4"],
     "AutoReP as published": PUBLISHED,
+    "SGD at 0.02 on weights and coefficients": both("optimizer=sgd", "lr=0.02", "coefficient_lr=0.02"),
+    "SGD at 0.02, coefficients 1e-4": both("optimizer=sgd", "lr=0.02"),
     "both faster, 4 refits, indicators from saliency": [*TUNED, "search.refits=4", "search.options.initial=saliency"],
     "the same with per-element coefficients": [
         *TUNED,
@@ -150,7 +152,9 @@ def line(row: dict[str, Any], rows: list[dict[str, Any]], name: str) -> tuple[An
     base = next((r for r in rows if r["method"] == name and r["budget"] == row["budget"]), None)
     gain = "-"
     if base is not None and base is not row:  # seed by seed, since a seed's runs share their teacher
-        gains = [a - b for a, b in zip(row["test_accuracy"], base["test_accuracy"], strict=True)]
+        theirs = dict(zip(base["seeds"], base["test_accuracy"], strict=True))
+        pairs = zip(row["seeds"], row["test_accuracy"], strict=True)
+        gains = [accuracy - theirs[seed] for seed, accuracy in pairs if seed in theirs]
         gain = f"{statistics.mean(gains):+.2f} ± {statistics.stdev(gains):.2f}"
     val, test = row["val_accuracy"], row["test_accuracy"]
     accuracies = (f"{statistics.mean(a):.2f} ± {statistics.stdev(a):.2f}" for a in (val, test))

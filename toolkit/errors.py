@@ -3,3 +3,7 @@
 
 class AurepError(Exception):
     """Wrong usage or unreadable input. The command line prints it as one line and exits with 2."""
+
+
+class Diverged(AurepError):
+    """A loss became NaN or infinite."""

@@ -2,10 +2,11 @@
 
     FOLDER/baseline-s<seed>/                      one teacher per seed, shared by every method
     FOLDER/<method>-<budget>-s<seed>/             a run folder each
-    FOLDER/comparison.json, comparison.html       the table and the plot, once every run has finished
+    FOLDER/comparison.json, comparison.html       the table and the plot, once every run has ended
 
-A worker takes any run that is neither finished nor locked by another worker. A lock dies with its process, so a run
-that was killed is taken up by the next worker where it stopped.
+A worker takes any run that is neither ended nor locked by another worker. A lock dies with its process, so a run that
+was killed is taken up by the next worker where it stopped. A run whose loss diverged leaves `diverged.txt`, is not
+tried again, and is named beside the table.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from aurep.errors import AurepError
+from aurep.errors import AurepError, Diverged
 from aurep.files import write_text
 from aurep.search import check_options
 from aurep.training.compare_page import comparison_page
@@ -29,6 +30,7 @@ from aurep.training.config import Config, check_config, parse_config
 from aurep.training.runs import RunBusy, train, train_baseline
 
 _LOOK_AGAIN_SECONDS = 5.0
+_DIVERGED = "diverged.txt"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,12 @@ class Cell:
     def folder(self, root: Path) -> Path:
         method = re.sub(r"[^\w.]+", "_", self.method)
         return root / f"{method}-{self.budget.replace('%', 'pct')}-s{self.seed}"
+
+    def finished(self, root: Path) -> bool:
+        return (self.folder(root) / "budget.json").exists()
+
+    def diverged(self, root: Path) -> bool:
+        return (self.folder(root) / _DIVERGED).exists()
 
 
 def compare(
@@ -63,7 +71,8 @@ def compare(
         variants: names that `methods` may use too, each with the `section.key=value` overrides that it stands for.
 
     Returns:
-        A row per method and budget: mean and sample deviation of the test accuracy over seeds, counts, seconds.
+        A row per method and budget: mean and sample deviation of the test accuracy over seeds, counts, seconds. Seeds
+        whose run diverged are listed in `diverged` and left out of it; a row without any other seed is left out.
 
     Raises:
         AurepError: an unknown method, a bad budget, or a folder that holds the comparison of another recipe.
@@ -84,7 +93,12 @@ def compare(
     rows = list(summarise(folder, methods, budgets, seeds))
     facts = {"recipe": config.model_dump(mode="json", exclude_none=True), "seeds": list(seeds), "rows": rows}
     write_text(folder / "comparison.json", json.dumps(facts, indent=2) + "\n")
-    write_text(folder / "comparison.html", comparison_page(rows, seeds, config.to_toml()))
+    lost = [cell.folder(folder) for cell in cells if cell.diverged(folder)]
+    page = comparison_page(rows, seeds, [path.name for path in lost], config.to_toml())
+    write_text(folder / "comparison.html", page)
+    if console is not None:
+        for path in lost:
+            console.print(f"{path.name} diverged: {(path / _DIVERGED).read_text().strip()}", highlight=False)
     return rows
 
 
@@ -94,9 +108,10 @@ def cell_config(config: Config, cell: Cell, overrides: Sequence[str] | None = No
     if overrides is None:
         overrides = [f"search.method='{cell.method}'"]
     varied = parse_config(config.to_toml(), origin, overrides)
+    if varied.search.method != config.search.method and config.search.options:  # the recipe's are its own method's
+        plain = config.search.model_copy(update={"options": {}})
+        return cell_config(config.model_copy(update={"search": plain}), cell, overrides)
     fields = varied.model_dump(mode="json", exclude_none=True)
-    if varied.search.method != config.search.method and varied.search.options == config.search.options:
-        fields["search"].pop("options", None)
     fields["search"]["budget"] = cell.budget
     fields["train"]["seed"] = cell.seed
     return check_config(fields, origin)
@@ -108,7 +123,11 @@ def summarise(
     """A row per method and budget, from the finished runs."""
     for budget in budgets:
         for method in methods:
-            runs = [json.loads((Cell(method, budget, s).folder(folder) / "budget.json").read_text()) for s in seeds]
+            cells = [Cell(method, budget, s) for s in seeds]
+            ended = [cell for cell in cells if cell.finished(folder)]
+            if not ended:
+                continue
+            runs = [json.loads((cell.folder(folder) / "budget.json").read_text()) for cell in ended]
             accuracy = [run["training"]["test_accuracy"] for run in runs]
             teacher = [run["training"]["teacher_test_accuracy"] for run in runs]
             yield {
@@ -117,6 +136,8 @@ def summarise(
                 "relu_count": runs[0]["relu_count"],
                 "relu_total": runs[0]["relu_total"],
                 "degree": runs[0]["sites"][0]["degree"],
+                "seeds": [cell.seed for cell in ended],
+                "diverged": [cell.seed for cell in cells if cell not in ended],
                 "val_accuracy": [run["training"]["val_accuracy"] for run in runs],
                 "test_accuracy": accuracy,
                 "mean": statistics.mean(accuracy),
@@ -127,26 +148,32 @@ def summarise(
 
 
 def _claim(folder: Path, config: Config) -> None:
-    """The first worker writes the recipe; the others check that theirs is the same."""
+    """The first worker writes the recipe; the others check theirs against it, but for where the data lies."""
     path = folder / "recipe.toml"
     if not path.exists():
         write_text(path, config.to_toml())
-    elif path.read_text() != config.to_toml():
+    elif parse_config(path.read_text(), str(path)).digest() != config.digest():
         raise AurepError(f"{folder} holds the comparison of another recipe; choose another folder with --out.")
 
 
 def _attempt(cell: Cell, config: Config, folder: Path, console: Console | None) -> bool:
-    """Run `cell` if nobody else does. True where it is finished."""
-    out = cell.folder(folder)
-    if (out / "budget.json").exists():
+    """Run `cell` if nobody else does. True where it has ended."""
+    if cell.finished(folder) or cell.diverged(folder):
         return True
     try:
         fields = config.model_dump(mode="json", exclude_none=True)
         if config.baseline.checkpoint is None:
             fields["baseline"]["checkpoint"] = str(train_baseline(config, folder / f"baseline-s{cell.seed}", console))
-        if console is not None:
-            console.rule(out.name)
-        train(check_config(fields), out, resume=True, console=console)
+        _train(check_config(fields), cell.folder(folder), console)
     except RunBusy:
-        return (out / "budget.json").exists()
+        return cell.finished(folder)
     return True
+
+
+def _train(config: Config, out: Path, console: Console | None) -> None:
+    if console is not None:
+        console.rule(out.name)
+    try:
+        train(config, out, resume=True, console=console)
+    except Diverged as error:
+        write_text(out / _DIVERGED, f"{error}\n")

@@ -14,8 +14,10 @@ _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 420, 52, 130, 12, 44
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c510a")
 
 
-def comparison_page(rows: Sequence[dict[str, Any]], seeds: Sequence[int], config_toml: str) -> str:
-    """The page of a comparison; `rows` as `aurep.training.compare.summarise` yields them."""
+def comparison_page(
+    rows: Sequence[dict[str, Any]], seeds: Sequence[int], diverged: Sequence[str], config_toml: str
+) -> str:
+    """The page of a comparison; `rows` as `aurep.training.compare.summarise` yields them, `diverged` names runs."""
     lines = [
         (
             row["method"],
@@ -38,6 +40,7 @@ def comparison_page(rows: Sequence[dict[str, Any]], seeds: Sequence[int], config
             "for all methods.</p>",
             chart(rows),
             table(head, lines),
+            f"<p>Diverged, and not part of the above: {escape(', '.join(diverged))}.</p>" if diverged else "",
             f"<h2>Recipe</h2><pre>{escape(config_toml)}</pre></html>",
         ]
     )
@@ -45,6 +48,8 @@ def comparison_page(rows: Sequence[dict[str, Any]], seeds: Sequence[int], config
 
 def chart(rows: Sequence[dict[str, Any]]) -> str:
     """SVG: x is log10(1 + ReLUs kept), so that zero has a place; y is the test accuracy in percent."""
+    if not rows:
+        return "<p>No run ended with a network.</p>"
     scale = _Scale(rows)
     methods = list(dict.fromkeys(row["method"] for row in rows))
     parts = [f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='test accuracy over ReLUs kept'>"]

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from aurep.budget import ReluBudget
 from aurep.data.loader import DeviceLoader
-from aurep.errors import AurepError
+from aurep.errors import Diverged
 from aurep.kernels import using
 from aurep.search import Policy
 from aurep.slimming import Narrow
@@ -95,7 +95,7 @@ class Engine:
         """Train `phase.model` in place, from `state` (a checkpoint's) where given.
 
         Raises:
-            AurepError: the loss became NaN or infinite.
+            Diverged: the loss became NaN or infinite.
             Stopped: SIGTERM or SIGINT came; the checkpoint is written.
         """
         policy_groups = phase.policy.parameter_groups() if phase.policy else []
@@ -289,7 +289,7 @@ def _is_due(step: int, steps: int, times: int) -> bool:
 
 def _check_finite(totals: Tensor, phase: Phase, step: int) -> None:
     if not bool(torch.isfinite(totals[0])):
-        raise AurepError(
+        raise Diverged(
             f"the loss of {phase.name} became NaN or infinite by step {step}; lower {phase.name}.lr "
             f"({phase.config.lr}), or set {phase.name}.clip_norm."
         )

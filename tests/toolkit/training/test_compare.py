@@ -13,7 +13,7 @@ from filelock import FileLock
 from tiny import RECIPE, tiny_config
 
 from aurep import AurepError
-from aurep.training.compare import Cell, compare
+from aurep.training.compare import Cell, cell_config, compare
 from aurep.training.config import parse_config
 from aurep.training.runs import RunBusy, train
 
@@ -88,3 +88,29 @@ def test_a_variant_is_the_recipe_with_its_keys(tmp_path: Path) -> None:
     ]
     config = parse_config((Cell("straight lines", "7", 0).folder(tmp_path) / "config.toml").read_text())
     assert config.search.method == "random"
+
+
+def test_a_diverged_run_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    variants = {"steep": ["search.optimizer=sgd", "search.lr=1e30"]}
+    for _ in range(2):  # the second time there is nothing left to run
+        rows = compare(tiny_config(**SHORT), tmp_path, ["steep", "autorep"], ["7"], [0], variants=variants)
+        assert [(row["method"], row["seeds"], row["diverged"]) for row in rows] == [("autorep", [0], [])]
+        assert "steep-7-s0" in (tmp_path / "comparison.html").read_text()
+    assert "search became NaN" in (tmp_path / "steep-7-s0/diverged.txt").read_text()
+    assert compare(tiny_config(**SHORT), tmp_path, ["steep"], ["7"], [0], variants=variants) == []
+    assert "No run ended" in (tmp_path / "comparison.html").read_text()
+
+
+def test_workers_may_keep_their_data_in_different_places(tmp_path: Path) -> None:
+    rows = compare(tiny_config(**SHORT), tmp_path, ["autorep"], ["0"], [0])
+    assert compare(tiny_config(**SHORT, data__dir="elsewhere"), tmp_path, ["autorep"], ["0"], [0]) == rows
+
+
+def test_options_of_the_recipe_go_to_its_own_method_only() -> None:
+    config = tiny_config(search__method="autorep", search__options="{hysteresis = 0.1}")
+    cell = Cell("a variant", "7", 0)
+    ours = cell_config(config, cell, ["search.options.decay=0.5"])
+    assert ours.search.options == {"hysteresis": 0.1, "decay": 0.5}
+    assert cell_config(config, cell, ["search.method=snl"]).search.options == {}
+    theirs = cell_config(config, cell, ["search.method=saliency", "search.options.decay=0.5"])
+    assert theirs.search.options == {"decay": 0.5}
