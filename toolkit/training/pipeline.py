@@ -6,6 +6,7 @@ from the teacher's weights with fitted polynomials at every site, all elements k
 
 from __future__ import annotations
 
+import atexit
 import copy
 import io
 import json
@@ -318,7 +319,15 @@ def make_fabric(config: Config) -> Fabric:
         precision=_PRECISIONS[config.train.precision],  # type: ignore[arg-type]
     )
     fabric.launch()
+    if processes > 1:
+        atexit.register(_leave_group)
     return fabric
+
+
+def _leave_group() -> None:
+    """A process that exits with its group's threads still running may be aborted."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def read_data(config: Config) -> ImageData:
