@@ -129,7 +129,20 @@ def to_proto(graph: gs.Graph, target: Target) -> onnx.ModelProto:
     with quiet():
         model: onnx.ModelProto = gs.export_onnx(graph)
     model.functions.extend(functions_used(model, target.opset))
-    return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    _forget_constants(model.graph)
+    return model
+
+
+def _forget_constants(graph: onnx.GraphProto) -> None:
+    """Drop the shapes of what is computed from initializers alone: a runtime does that once, when it loads the file."""
+    fixed = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        if fixed.issuperset(node.input):
+            fixed.update(node.output)
+    kept = [value for value in graph.value_info if value.name not in fixed]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
 
 
 def _plain_relus(proto: onnx.ModelProto, sites: Sequence[Site]) -> int:

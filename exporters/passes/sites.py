@@ -12,8 +12,9 @@
 `mask`: y = relu(x) m + p(x) (1 - m). Evaluates ReLU everywhere.
 
 `max`: y = Max((a x + b) x + c, floor) with (a, b, c, floor) = (0, 1, 0, 0) at kept elements and (c2, c1, c0, -inf) at
-the others. The constants are Where(mask, 0, c2) and so on, which a runtime folds when it loads the file: the file
-holds one byte an element instead of sixteen.
+the others. The constants are Where(mask, 0, c2) and so on, and the mask is unfolded from the distances between kept
+elements, all of which a runtime does once, when it loads the file: the file holds a byte or two for each kept element
+instead of sixteen for every one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from aurep.exporters.graph import Builder
+from aurep.exporters.mask import add_mask
 from aurep.exporters.polynomial import add_horner, add_polynomial
 from aurep.exporters.site import Site, hybrid_nodes, read_site
 from aurep.exporters.targets import Form, Target
@@ -69,18 +71,17 @@ def _mask(builder: Builder, x: gs.Tensor, site: Site, target: Target) -> gs.Tens
 
 
 def _max(builder: Builder, x: gs.Tensor, site: Site, target: Target) -> gs.Tensor:
-    mask = builder.constant("kept", site.mask)
+    mask = add_mask(builder, site.mask)
 
-    def blend(label: str, at_kept: float, at_replaced: np.ndarray) -> gs.Tensor:
-        kept_value = builder.constant(f"{label}_kept", np.array(at_kept, dtype=np.float32))
-        replaced_value = builder.constant(label, at_replaced)
-        return builder.add("Where", mask, kept_value, replaced_value, label=f"Where_{label}")
+    zero, one = builder.constant("zero", np.float32(0)), builder.constant("one", np.float32(1))
+
+    def blend(label: str, at_kept: gs.Tensor, at_replaced: np.ndarray) -> gs.Tensor:
+        return builder.add("Where", mask, at_kept, builder.constant(label, at_replaced), label=f"{label}s")
 
     columns = list(enumerate(site.columns()))
-    identity = (0.0, 1.0, 0.0)
-    constants = [blend(f"c{k}", identity[k], column) for k, column in reversed(columns)]
+    constants = [blend(f"c{k}", one if k == 1 else zero, column) for k, column in reversed(columns)]
     value = add_horner(builder, x, constants) if constants else x
-    return builder.add("Max", value, blend("floor", 0.0, np.array(-np.inf, dtype=np.float32)))
+    return builder.add("Max", value, blend("floor", zero, np.array(-np.inf, dtype=np.float32)))
 
 
 _FORMS: dict[Form, Callable[[Builder, gs.Tensor, Site, Target], gs.Tensor]] = {
