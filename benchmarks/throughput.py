@@ -28,7 +28,6 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--layout", choices=("contiguous", "channels_last"), default="channels_last")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--width", type=int, default=64)
     arguments = parser.parse_args()
@@ -108,7 +107,7 @@ def report(seconds: dict[str, float], arguments: argparse.Namespace) -> None:
     name = f"throughput_{arguments.device}"
     (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
     text = f"# Training throughput, ResNet-18, 32x32, {arguments.device}\n\n"
-    text += f"Batch {arguments.batch}, {arguments.precision}, {arguments.layout}, {torch.get_num_threads()} threads, "
+    text += f"Batch {arguments.batch}, {arguments.precision}, channels_last, {torch.get_num_threads()} threads, "
     text += f"medians of {arguments.rounds} interleaved rounds. "
     text += "" if arguments.device == "cuda" else "Time: the thread's own where there is one. "
     text += f"{facts['hardware']}, {facts['versions']}, {facts['date']}.\n"

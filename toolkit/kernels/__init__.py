@@ -76,8 +76,11 @@ class Kernels(Protocol):
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         """dL/du; dL/dalpha; dL/dcoefficients; and, (1 + norms, C),  sum du  and  sum du (z - mean)  of each norm."""
 
-    def norm_input(self, du: Tensor, z: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        """a du + b (z - mean) + c  per channel: what a batch norm's input gradient comes to."""
+    def norm_input(
+        self, du: Tensor, z: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor, *, spent: bool = False
+    ) -> Tensor:
+        """a du + b (z - mean) + c  per channel: what a batch norm's input gradient comes to. A `spent` du is not needed
+        any more, and may be overwritten."""
 
 
 _chosen: Choice = "auto"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from aurep.kernels import Needs, Norm
 
 DTYPES = (torch.float32, torch.bfloat16)
+_WIDTH = 512  # as cpu.cpp has it
 _SOURCE = Path(__file__).with_name("cpu.cpp")
 # NaN must stay NaN, so no -ffast-math; these two only free comparisons to become selects.
 _FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
@@ -47,8 +48,8 @@ def backward(
 def statistics(z: Tensor) -> tuple[Tensor, Tensor]:
     z = _dense(z)
     centre = z[0].float().reshape(z.shape[1], -1).mean(1)  # near the mean: no digits are lost to cancellation
-    sums = _operators().statistics(z, _expand(centre[None], z)).view(2, *_layout(z)[0])
-    first, second = _channel_sums(sums, z) / (z.numel() // z.shape[1])
+    sums = _channel_sums(_operators().statistics(z, _spread(centre[None], z)), z)
+    first, second = sums / (z.numel() // z.shape[1])
     return centre + first, (second - first.square()).clamp_min_(0)
 
 
@@ -73,28 +74,27 @@ def normed_backward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
     z = _dense(z)
     kept, tables = _reorder(mask, z), _tables(z, norms, coefficients)
-    du, flat = _operators().backward(_like(g, z), z, _like(residual, z), kept, tables)
-    sums = flat.view(-1, *_layout(z)[0])
+    du, indicator, sums = _operators().backward(_like(g, z), z, _like(residual, z), kept, tables)
     grad_alpha = grad_coefficients = None
     if needs.alpha:
-        grad_alpha = (F.softplus(alpha) * _restore(sums[0], z)).to(alpha.dtype)
+        grad_alpha = (F.softplus(alpha) * _restore(indicator.view(_layout(z)[0]), z)).to(alpha.dtype)
     if needs.coefficients and coefficients is not None:
-        powers = sums[1 : 1 + coefficients.shape[-1]]
+        powers = sums[: coefficients.shape[-1]]
         per_element = coefficients.dim() > 2 or mask.dim() == 1
-        parts = [_restore(p, z) for p in powers] if per_element else list(_channel_sums(powers, z))
+        parts = [_restore(p, z) for p in _elements(powers, z)] if per_element else list(_channel_sums(powers, z))
         grad_coefficients = torch.stack(parts, -1).view(coefficients.shape).to(coefficients.dtype)
-    return du, grad_alpha, grad_coefficients, _channel_sums(sums[4:], z)
+    return du, grad_alpha, grad_coefficients, _channel_sums(sums[3:], z)
 
 
-def norm_input(du: Tensor, z: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+def norm_input(du: Tensor, z: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor, *, spent: bool = False) -> Tensor:
     z = _dense(z)
-    tables = _expand(torch.stack([mean, a, b, c]), z)
-    dz: Tensor = _operators().norm_input(_like(du, z), z, tables)
+    tables = _spread(torch.stack([mean, a, b, c]), z)
+    dz: Tensor = _operators().norm_input(_like(du, z), z, tables, spent)
     return dz
 
 
 def _tables(z: Tensor, norms: Sequence[Norm], coefficients: Tensor | None) -> Tensor:
-    """(3 + ..., elements) in z's order, as cpu.cpp describes."""
+    """(3 + ..., elements or channels) in z's order, as cpu.cpp describes."""
     rows: list[Tensor] = []
     if norms:
         rows = [sum((norm.shift for norm in norms[1:]), norms[0].shift)]
@@ -106,9 +106,14 @@ def _tables(z: Tensor, norms: Sequence[Norm], coefficients: Tensor | None) -> Te
         polynomial = list(coefficients.detach().float().unbind(-1))
         polynomial += [torch.zeros_like(polynomial[0])] * (3 - len(polynomial))
     if polynomial[0].dim() == 1:
-        return _expand(torch.stack([*polynomial, *rows]), z)
+        return _spread(torch.stack([*polynomial, *rows]), z)
     own = torch.stack([_reorder(part, z).flatten() for part in polynomial])
     return torch.cat([own, _expand(torch.stack(rows), z)]) if rows else own
+
+
+def _spread(rows: Tensor, z: Tensor) -> Tensor:
+    """(rows, C), as it is where channels come last and one period of them fits a block, else (rows, elements)."""
+    return rows if _layout(z)[1] and z.shape[1] <= _WIDTH else _expand(rows, z)
 
 
 def _layout(z: Tensor) -> tuple[tuple[int, int], bool]:
@@ -137,8 +142,15 @@ def _restore(values: Tensor, z: Tensor) -> Tensor:
 
 
 def _channel_sums(sums: Tensor, z: Tensor) -> Tensor:
-    """(k, *layout) -> (k, C)."""
-    return sums.sum(1 if _layout(z)[1] else 2)
+    """(k, blocks, width) as the operators give them -> (k, C)."""
+    if sums.shape[1] * sums.shape[2] < z[0].numel():  # the channels, block by block
+        return sums.sum(1)
+    return _elements(sums, z).sum(1 if _layout(z)[1] else 2)
+
+
+def _elements(sums: Tensor, z: Tensor) -> Tensor:
+    """(k, blocks, width), a sum for every element and what the last block leaves over -> (k, *layout)."""
+    return sums.flatten(1)[:, : z[0].numel()].view(len(sums), *_layout(z)[0])
 
 
 def _dense(x: Tensor) -> Tensor:

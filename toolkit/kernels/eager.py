@@ -93,7 +93,7 @@ def normed_backward(
     return du.to(z.dtype), grad_alpha, grad_coefficients, torch.stack(sums)
 
 
-def norm_input(du: Tensor, z: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+def norm_input(du: Tensor, z: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor, *, spent: bool = False) -> Tensor:
     centred = widen(z) - per_channel(mean, z)
     offset = torch.addcmul(per_channel(c, z), per_channel(b, z), centred)
     return torch.addcmul(offset, per_channel(a, z), widen(du)).to(z.dtype)

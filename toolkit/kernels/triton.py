@@ -107,7 +107,7 @@ def normed_backward(
     return du, grad_alpha if needs.alpha else None, grad_coefficients, sums[3:]
 
 
-def norm_input(du: Tensor, z: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+def norm_input(du: Tensor, z: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor, *, spent: bool = False) -> Tensor:
     z = _dense(z)
     grid, sizes, blocks = _plan(z)
     dz = torch.empty_like(z)

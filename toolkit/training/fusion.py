@@ -108,13 +108,13 @@ class NormedFunction(torch.autograd.Function):
             grads[0], z, residual, _norms(own, other), mask, alpha, coefficients, needs
         )
         everywhere = sum_over_ranks(sums)
-        grad_z = norm_input_gradient(du, z, own, everywhere[0], everywhere[1])
+        grad_z = norm_input_gradient(du, z, own, everywhere[0], everywhere[1], spent=residual is None)
         of_norm = _norm_gradients(own, sums[0], sums[1])
         grad_residual: Tensor | None = du if residual is not None else None
         of_other: list[Tensor | None] = [None, None]
         if len(sums) > 2:
             assert residual is not None
-            grad_residual = norm_input_gradient(du, residual, other, everywhere[0], everywhere[2])
+            grad_residual = norm_input_gradient(du, residual, other, everywhere[0], everywhere[2], spent=True)
             of_other = _norm_gradients(other, sums[0], sums[2])
         rest = (None, grad_alpha, grad_coefficients)
         return grad_z, grad_residual, *of_norm, None, None, *of_other, None, None, *rest

@@ -54,11 +54,14 @@ def is_batch_norm(module: Any) -> bool:
     return type(module) in (nn.BatchNorm1d, nn.BatchNorm2d) and module.affine and module.momentum is not None
 
 
-def norm_input_gradient(du: Tensor, z: Tensor, norm: Any, total: Tensor, centred: Tensor) -> Tensor:
-    """dL/dz from du, sum du and sum du (z - mean) over all ranks."""
+def norm_input_gradient(
+    du: Tensor, z: Tensor, norm: Any, total: Tensor, centred: Tensor, *, spent: bool = False
+) -> Tensor:
+    """dL/dz from du, sum du and sum du (z - mean) over all ranks. A `spent` du may be overwritten."""
     weight, _, mean, inverse = norm
     a, count = weight.detach() * inverse, values_per_channel(z)
-    return kernels_for(z).norm_input(du, z, mean, a, -a * inverse.square() * centred / count, -a * total / count)
+    b, c = -a * inverse.square() * centred / count, -a * total / count
+    return kernels_for(z).norm_input(du, z, mean, a, b, c, spent=spent)
 
 
 class SyncedNorm(nn.Module):

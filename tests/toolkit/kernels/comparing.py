@@ -85,7 +85,10 @@ def compare_norm(kernels: Kernels, case: Case) -> None:
         torch.testing.assert_close(found.double(), wanted, rtol=FLOAT32, atol=FLOAT32)
     parts = [part for norm in case.norms for part in norm][:4]
     wanted = eager.norm_input(double(case.g), double(case.x), *map(double, parts))
+    before = case.g.clone()
     same(kernels.norm_input(case.g, case.x, *parts), wanted, case.dtype)
+    assert torch.equal(case.g, before)  # it may be overwritten only where it is spent
+    same(kernels.norm_input(before, case.x, *parts, spent=True), wanted, case.dtype)
 
 
 def same_gradients(found: Any, wanted: Any, dtype: torch.dtype) -> None:
