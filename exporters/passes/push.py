@@ -61,9 +61,10 @@ def _carriers(graph: gs.Graph) -> set[int]:
         result = node.outputs[0]
         if node.op in _POOLINGS or any(id(tensor) in pooled for tensor in node.outputs):
             pooled.update(id(tensor) for tensor in node.inputs)
-        elif not any(result is tensor for tensor in graph.outputs):
-            if all(_takes(reader, result, found) for reader in result.outputs):
-                found.add(id(result))
+            continue
+        is_result = any(result is tensor for tensor in graph.outputs)
+        if not is_result and all(_takes(reader, result, found) for reader in result.outputs):
+            found.add(id(result))
     return found
 
 
@@ -86,14 +87,12 @@ def _push_through(graph: gs.Graph, node: gs.Node, constants: list[gs.Tensor | No
     if not given or (node.op == "Add" and len(given) == 1):
         return given[0] if given else None
     if node.op != "Add":
-        inputs = [
-            tensor if constant is None else constant for tensor, constant in zip(node.inputs, constants, strict=True)
-        ]
-        given = inputs[: _LINEAR[node.op]]
-    builder = Builder(owner_of(node) or node.op)
-    found = builder.add(node.op, *given, label="constant", **node.attrs)
-    at = index_of(graph, node) + 1
-    graph.nodes[at:at] = builder.nodes
+        pairs = zip(node.inputs, constants, strict=True)
+        given = [tensor if constant is None else constant for tensor, constant in pairs][: _LINEAR[node.op]]
+    found = gs.Variable(f"{node.outputs[0].name}/constant")
+    name = f"{owner_of(node) or node.op}/constant"
+    same = gs.Node(node.op, name, attrs=dict(node.attrs), inputs=given, outputs=[found])
+    graph.nodes.insert(index_of(graph, node) + 1, same)
     return found
 
 

@@ -34,7 +34,7 @@ TARGET_NAMES = ("onnx", "onnxruntime", "crypten", "spu", "helayers", "mask")  # 
 @click.option(
     "--push-constants",
     is_flag=True,
-    help="Carry the polynomials' constants into later layers (onnxruntime only): faster.",
+    help="Carry constant terms into later layers (onnxruntime only): faster.",
 )
 @click.option("--width", type=float, default=1.0, help="Share of the channels, of those that the run was trained at.")
 @click.option("--no-validate", is_flag=True, help="Do not validate what was written.")
