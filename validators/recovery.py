@@ -154,7 +154,8 @@ class _Reader:
             values = self.follow(work, source, moved.without)
             final = unpushed(final, values[output], moved)
         _check_whole(final, values[source].shape)
-        return RecoveredSite(name, source, output, final, _full_polynomial(values, source, final), moved and moved.name)
+        polynomial = _full_polynomial(values, source, final)
+        return RecoveredSite(name, source, output, final, polynomial, moved.name if moved is not None else None)
 
     def moved(self, nodes: list[onnx.NodeProto]) -> Moved | None:
         """What comes into a site of `nodes` and leaves it of constants that nodes compute; None where nothing does."""

@@ -105,7 +105,7 @@ def _push_site(graph: gs.Graph, node: gs.Node, constant: gs.Tensor | None) -> gs
         return constant
     builder = Builder(site.name)
     mask = None if all_kept or none_kept else add_mask(builder, site.mask[None])
-    zero = builder.constant("zero", np.float32(0))
+    zero = builder.constant("zero", np.array(0, np.float32))
     value, moved = (z, constant) if bare else _polynomial(builder, z, constant, site, mask, zero)
     if not none_kept:
         floor = zero if constant is None else builder.add("Neg", constant, label="lowered")

@@ -71,7 +71,7 @@ def _mask(builder: Builder, x: gs.Tensor, site: Site, target: Target) -> gs.Tens
 
 
 def _max(builder: Builder, x: gs.Tensor, site: Site, target: Target) -> gs.Tensor:
-    mask, zero = add_mask(builder, site.mask), builder.constant("zero", np.float32(0))
+    mask, zero = add_mask(builder, site.mask), builder.constant("zero", np.array(0, np.float32))
     constants = blend(builder, site, mask, zero)
     value = add_horner(builder, x, constants) if constants else x
     return builder.add("Max", value, add_floor(builder, mask, zero))
@@ -79,7 +79,7 @@ def _max(builder: Builder, x: gs.Tensor, site: Site, target: Target) -> gs.Tenso
 
 def blend(builder: Builder, site: Site, mask: gs.Tensor, zero: gs.Tensor) -> list[gs.Tensor]:
     """a, b, c of the max form, those that the degree has, in descending order: 0, 1, 0 at kept elements."""
-    one, columns = builder.constant("one", np.float32(1)), list(enumerate(site.columns()))
+    one, columns = builder.constant("one", np.array(1, np.float32)), list(enumerate(site.columns()))
     return [
         builder.add("Where", mask, one if k == 1 else zero, builder.constant(f"c{k}", column), label=f"c{k}s")
         for k, column in reversed(columns)
