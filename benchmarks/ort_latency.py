@@ -4,10 +4,8 @@
 
 ResNet-18 (CIFAR form, full width), 12,900 of 491,520 ReLUs kept, random weights. All forms are timed in turn, round
 after round, so that they share whatever else the machine does; medians, and ratios within the run. One thread. Forms:
-plain ReLU; max (the target's); mask (multiply and add); where (Where instead of Max); gather (canonical). "max, no c0"
-leaves out the addition of the constant term, and with it the right result: a bound on what pushing those terms forward
-into later layers' constants could save. Writes
-benchmarks/results/ort_latency.{json,md}.
+plain ReLU; max (the target's); max, constants pushed (with `--push-constants`); mask (multiply and add); where (Where
+instead of Max); gather (canonical). Writes benchmarks/results/ort_latency.{json,md}.
 """
 
 from __future__ import annotations
@@ -61,8 +59,9 @@ def export_forms(folder: Path) -> dict[str, Path]:
         set_mask(model, site.name, part.reshape(site.shape))
     for form, target in list(FORMS.items())[1:]:
         files[form] = export(model, images[:1], folder / f"{form}.onnx", target)
+    pushed = folder / "pushed.onnx"
+    files["max, constants pushed"] = export(model, images[:1], pushed, "onnxruntime", push_constants=True)
     files["where"] = where_form(files["mask"], folder / "where.onnx")
-    files["max, no c0"] = without_constant_terms(files["max"], folder / "no-c0.onnx")
     return files
 
 
@@ -88,20 +87,6 @@ def where_form(mask_file: Path, path: Path) -> Path:
         elif tensor.name.endswith("/replaced"):
             model.graph.initializer.remove(tensor)
     assert factors, "the mask form has no site to rewrite"
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-    return path
-
-
-def without_constant_terms(max_file: Path, path: Path) -> Path:
-    model = onnx.load(max_file)
-    terms = {node.output[0]: node.input[0] for node in model.graph.node if node.name.endswith("/Add_c0")}
-    for node in list(model.graph.node):
-        if node.name.endswith(("/Add_c0", "/c0s")):
-            model.graph.node.remove(node)
-        elif node.op_type == "Max":
-            node.input[0] = terms.pop(node.input[0])
-    assert not terms, "every constant term goes into a Max"
     onnx.checker.check_model(model)
     onnx.save(model, path)
     return path

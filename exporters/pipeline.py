@@ -47,6 +47,7 @@ def export(
     checkpoint_sha256: str | None = None,
     samples: Samples | None = None,
     secret_coefficients: bool = False,
+    push_constants: bool = False,
 ) -> Path:
     """Write `model` as ONNX for `target`, checked against the module itself.
 
@@ -64,6 +65,8 @@ def export(
         checkpoint_sha256: hex digest of the weights file.
         samples: (inputs, labels): normalised float32 inputs like `example_input`, and int64 labels, for the bundle.
         secret_coefficients: polynomial coefficients as initializers where the target would publish them.
+        push_constants: constant terms of the sites are carried into later constants, a pass over the activations less
+            for each site (target onnxruntime).
 
     Returns:
         The path of the written ONNX file.
@@ -72,7 +75,7 @@ def export(
         AurepError: an unknown target, a model that the target or ONNX cannot take, a budget that is exceeded, a result
             that differs from the module, or a folder in the way that is no bundle.
     """
-    chosen = find_target(target, secret_coefficients=secret_coefficients)
+    chosen = find_target(target, secret_coefficients=secret_coefficients, push_constants=push_constants)
     rows = _check_batch(batch, chosen)
     example = _check_example(example_input)
     inputs, labels = _check_samples(samples, example)

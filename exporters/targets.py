@@ -32,6 +32,7 @@ class Target:
             one masked value, where a product opens two, sends half as much for them.
         fixed_batch: the framework needs a static batch size.
         global_pool: operator for the mean over all positions.
+        push: constant terms of the sites are carried into the constants of what follows (see `passes/push.py`).
         skeleton: the bundle also gets `skeleton.onnx`, the graph with zero weights.
         note: what its user must know, a sentence.
         loading: lines of the card that load the file.
@@ -48,6 +49,7 @@ class Target:
     square: bool = False
     fixed_batch: bool = True
     global_pool: Literal["GlobalAveragePool", "AveragePool"] = "GlobalAveragePool"
+    push: bool = False
     skeleton: bool = False
     note: str = ""
     loading: str = ""
@@ -126,14 +128,19 @@ _ALL = (
 TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 
 
-def find_target(name: str, *, secret_coefficients: bool = False) -> Target:
-    """The target called `name`, with its coefficients secret (as initializers) on request.
+def find_target(name: str, *, secret_coefficients: bool = False, push_constants: bool = False) -> Target:
+    """The target called `name`, with its coefficients secret (as initializers) or its constants pushed on request.
 
     Raises:
-        AurepError: no such target.
+        AurepError: no such target, or one whose form of a site keeps its constants.
     """
     if name not in TARGETS:
         raise AurepError(f"there is no target {name!r}; choose one of {', '.join(TARGETS)}.")
     target = TARGETS[name]
+    if push_constants:
+        if target.form != "max":
+            able = " or ".join(other.name for other in _ALL if other.form == "max")
+            raise AurepError(f"target {name} keeps its constants in the sites; push constants with target {able} only.")
+        target = replace(target, push=True)
     # A secret coefficient makes every term a product of two secrets; Horner's form then has the fewer rounds.
     return replace(target, coefficients="initializer", square=False) if secret_coefficients else target

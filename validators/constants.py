@@ -32,6 +32,10 @@ class Constants:
             self.known[name] = self._value(name)
         return self.known[name]
 
+    def is_computed(self, name: str) -> bool:
+        """Whether a node makes `name` from other constants."""
+        return name not in self.stored and name in self.made and self.made[name].op_type != "Constant"
+
     def of_node(self, node: onnx.NodeProto) -> NDArray[Any]:
         """The value of a Constant node."""
         (value,) = list(attributes(node).values()) or [None]

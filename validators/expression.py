@@ -12,7 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+
+from aurep.validators.facts import attributes
 
 Floats = NDArray[np.float32]
 FLOOR_NEVER = -3e38  # a floor at or below which Max changes nothing that fp32 can hold
@@ -24,11 +27,15 @@ class NotASiteError(Exception):
 
 @dataclass(frozen=True)
 class Expression:
-    """Per-image tensor of `shape`; `source` (n,) indexes the flattened x; `terms` (4, n): c0, c1, c2 and r."""
+    """Per-image tensor of `shape`; `source` (n,) indexes the flattened x; `terms` (4, n): c0, c1, c2 and r.
+
+    `lowered`: some r relu(x_s) is a max(x_s, t) with another t than 0, as a site has it whose input stands for x - t.
+    """
 
     shape: tuple[int, ...]
     source: NDArray[np.int64]
     terms: Floats
+    lowered: bool = False
 
     @classmethod
     def identity(cls, shape: tuple[int, ...]) -> Expression:
@@ -67,7 +74,7 @@ class Expression:
             raise NotASiteError("a gather does not index flattened elements")
         if indices.size and not -self.source.size <= indices.min() <= indices.max() < self.source.size:
             raise NotASiteError("a gather reaches beyond its tensor")
-        return Expression((indices.size,), self.source[indices], self.terms[:, indices])
+        return replace(self, shape=(indices.size,), source=self.source[indices], terms=self.terms[:, indices])
 
     def spread(self, constant: NDArray[Any]) -> Floats:
         """`constant`, broadcast to this tensor and flattened."""
@@ -88,12 +95,12 @@ class Expression:
         return replace(self, terms=terms)
 
     def floored(self, constant: NDArray[Any]) -> Expression:
-        """max(self, constant), where the constant is 0 (a ReLU) or no bound at all."""
+        """max(self, constant), where the constant is a number (0: a ReLU) or no bound at all."""
         floor = self.spread(constant)
-        rectifies, idle = floor == 0, floor <= FLOOR_NEVER
-        if not (rectifies | idle).all():
-            raise NotASiteError("a floor is neither 0 nor absent")
-        return self.rectified(rectifies)
+        idle = floor <= FLOOR_NEVER
+        if not (np.isfinite(floor) | idle).all():
+            raise NotASiteError("a floor is no number")
+        return replace(self.rectified(~idle), lowered=self.lowered or bool(floor[~idle].any()))
 
     def plus(self, other: Expression) -> Expression:
         self._check_aligned(other)
@@ -123,11 +130,13 @@ class Expression:
     def _check_aligned(self, other: Expression) -> None:
         if self.shape != other.shape or not np.array_equal(self.source, other.source):
             raise NotASiteError("two different arrangements of the site's input are combined")
+        if self.lowered or other.lowered:
+            raise NotASiteError("a maximum with another number than 0 is combined with something")
 
 
 def concatenated(parts: list[Expression]) -> Expression:
-    if any(len(part.shape) != 1 for part in parts):
-        raise NotASiteError("a concatenation is not of flattened elements")
+    if any(len(part.shape) != 1 or part.lowered for part in parts):
+        raise NotASiteError("a concatenation is not of flattened elements, as they are or rectified at 0")
     source = np.concatenate([part.source for part in parts])
     return Expression((source.size,), source, np.concatenate([part.terms for part in parts], axis=1))
 
@@ -142,7 +151,34 @@ def _times(a: Floats, b: Floats) -> Floats:
         return np.where(a == 1, b, np.where(b == 1, a, a * b))
 
 
-UNARY: dict[str, Callable[[Expression], Expression]] = {
+_UNARY: dict[str, Callable[[Expression], Expression]] = {
     "Relu": Expression.rectified,
     "Identity": lambda e: e,
 }
+
+
+def apply(node: onnx.NodeProto, arguments: list[Any], shape_of_output: Any) -> Expression:
+    """One standard operator on expressions and constant arrays."""
+    op, settings = node.op_type, attributes(node)
+    first = arguments[0] if arguments else None
+    given = [a for a in arguments if isinstance(a, Expression)]
+    constants = [a for a in arguments if isinstance(a, np.ndarray)]
+    if op in _UNARY and len(given) == 1:
+        return _UNARY[op](given[0])
+    if op in ("Flatten", "Reshape") and isinstance(first, Expression):
+        return first.reshaped(shape_of_output())
+    if op == "Gather" and isinstance(first, Expression) and settings.get("axis") == 1 and constants:
+        return first.taken(constants[0])
+    if op == "Concat" and settings.get("axis") == 1 and len(given) == len(arguments):
+        return concatenated(given)
+    if op == "Where" and len(given) == 2 and constants:
+        return given[0].where(constants[0], given[1])
+    if op == "Pow" and isinstance(first, Expression) and constants and np.all(constants[0] == 2):
+        return first.times(first)
+    if op == "Max" and len(given) == len(constants) == 1:
+        return given[0].floored(constants[0])
+    if op in ("Add", "Mul") and len(arguments) == 2 and given:
+        if len(given) == 2:
+            return given[0].plus(given[1]) if op == "Add" else given[0].times(given[1])
+        return given[0].shifted(constants[0]) if op == "Add" else given[0].scaled(constants[0])
+    raise NotASiteError(f"{op} is no part of a hybrid activation")

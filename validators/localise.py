@@ -49,16 +49,27 @@ def site_outputs(
     """ONNX Runtime's output of every site, in the graph's order."""
     exposed = _exposed(model, sites)
     (values,) = list(Session(exposed, "cpu").run_all(inputs))
-    return {name: values[site.output][: len(inputs)] for name, site in sites.items()}
+    return _of_sites(values, sites, len(inputs))
+
+
+def _of_sites(
+    values: Mapping[str, NDArray[Any]], sites: Mapping[str, RecoveredSite], rows: int
+) -> dict[str, NDArray[Any]]:
+    """Every site's output of `values`, with the constant that was moved out of it added."""
+    return {
+        name: values[site.output][:rows] + (values[site.moved] if site.moved is not None else 0)
+        for name, site in sites.items()
+    }
 
 
 def _exposed(model: onnx.ModelProto, sites: Mapping[str, RecoveredSite]) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     present = {value.name for value in copy.graph.output}
-    for site in sites.values():
-        if site.output not in present:
-            copy.graph.output.append(onnx.helper.make_tensor_value_info(site.output, onnx.TensorProto.FLOAT, None))
+    wanted = {name: None for site in sites.values() for name in (site.output, site.moved) if name is not None}
+    for name in wanted:
+        if name not in present:
+            copy.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     return copy
 
 
@@ -73,7 +84,7 @@ def _reference_outputs(
     except Exception as error:
         raise CannotRunError(f"The ONNX reference evaluator cannot run the model: {error}") from None
     values = dict(zip((value.name for value in exposed.graph.output), outputs, strict=True))
-    return {name: np.asarray(values[site.output])[: len(inputs)] for name, site in sites.items()}
+    return _of_sites(values, sites, len(inputs))
 
 
 def _eager_outputs(run: Any, inputs: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from aurep.metadata import coefficient_digest
 from aurep.validators.constants import MAX_ELEMENTS, Constants
-from aurep.validators.expression import UNARY, Expression, NotASiteError, concatenated
-from aurep.validators.facts import Fact, UncountableError, attributes, site_name
+from aurep.validators.expression import Expression, NotASiteError, apply
+from aurep.validators.facts import Fact, UncountableError, site_name
 from aurep.validators.infer import STANDARD
+from aurep.validators.pushed import Moved, unpushed
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class RecoveredSite:
     """A site as the graph computes it: tensor names, per-image shape, and what every element becomes.
 
     `final` is what leaves the site; `polynomial`, where the form shows it, what its elements would be were none kept.
+    `moved` names the constant that is still to be added to the output of a pushed site (see `pushed`).
     """
 
     name: str
@@ -35,6 +37,7 @@ class RecoveredSite:
     output: str
     final: Expression
     polynomial: Expression | None
+    moved: str | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -54,8 +57,8 @@ class RecoveredSite:
 
     @cached_property
     def even(self) -> bool:
-        """Whether every channel has one polynomial for all its replaced elements."""
-        if not self.shape:
+        """Whether every channel has one polynomial for all its replaced elements, and its ReLUs bend at 0."""
+        if not self.shape or self.moved is not None:
             return False
         rows = np.moveaxis(self.final.terms[:3], 0, -1).reshape(self.shape[0], -1, 3)
         return _uniform(rows, self.mask.reshape(self.shape[0], -1))
@@ -144,17 +147,35 @@ class _Reader:
         leaving = [o for o in made if o in self.results or self.readers[o] - own]
         if len(outside) != 1 or len(leaving) != 1:
             raise NotASiteError("a site has one input and one output")
-        source = outside.pop()
+        source, output = outside.pop(), leaving[0]
+        values = self.follow(work, source, self.constants)
+        final, moved = values[output], self.moved(nodes)
+        if moved is not None:
+            values = self.follow(work, source, moved.without)
+            final = unpushed(final, values[output], moved)
+        _check_whole(final, values[source].shape)
+        polynomial = _full_polynomial(values, source, final)
+        return RecoveredSite(name, source, output, final, polynomial, moved.name if moved is not None else None)
+
+    def moved(self, nodes: list[onnx.NodeProto]) -> Moved | None:
+        """What comes into a site of `nodes` and leaves it of constants that nodes compute; None where nothing does."""
+        own = {self.index[output] for node in nodes for output in node.output if output}
+        read = {name for node in nodes for name in node.input if name and self.is_constant(name)}
+        made = {output for node in nodes for output in node.output if output and self.is_constant(output)}
+        coming = {name for name in read - made if self.constants.is_computed(name)}
+        left = {name for name in made if self.readers[name] - own or name in self.results}
+        leaving = {name for name in left if self.constants.is_computed(name)}
+        if len(coming) > 1 or len(leaving) > 1:
+            raise NotASiteError("several constants come into a site, or leave it")
+        return Moved.of(coming, leaving, self.constants) if coming or leaving else None
+
+    def follow(self, work: list[onnx.NodeProto], source: str, constants: Constants) -> dict[str, Expression]:
+        """Every tensor that the nodes `work` make of `source`."""
         values = {source: Expression.identity(self.shape(source))}
         for node in work:
-            self.evaluate(node, values)
-        final = values[leaving[0]]
-        relu = final.terms[3]
-        if not final.in_place or final.shape != values[source].shape or not np.isin(relu, (0, 1)).all():
-            raise NotASiteError("elements do not end where they began")
-        if final.terms[:3, relu == 1].any():
-            raise NotASiteError("a ReLU is mixed with a polynomial")
-        return RecoveredSite(name, source, leaving[0], final, _full_polynomial(values, source, final))
+            arguments = [values[i] if i in values else constants.value(i) if i else None for i in node.input]
+            values.update(zip(node.output, self.call(node, arguments), strict=False))
+        return values
 
     def is_constant(self, name: str) -> bool:
         return not name or (name in self.facts and self.facts[name].constant)
@@ -168,18 +189,13 @@ class _Reader:
             raise NotASiteError("a tensor is too large to follow each of its elements")
         return fact.shape[1:]
 
-    def evaluate(self, node: onnx.NodeProto, values: dict[str, Expression]) -> None:
-        """Add the outputs of a node of the main graph to `values`."""
-        arguments = [values[i] if i in values else self.constants.value(i) if i else None for i in node.input]
-        values.update(zip(node.output, self.call(node, arguments), strict=False))
-
     def call(self, node: onnx.NodeProto, arguments: list[Any], depth: int = 0) -> list[Expression]:
         function = self.functions.get((node.domain, node.op_type, node.overload))
         if function is not None and depth < 8:
             return self.inside(function, arguments, depth)
         if node.domain not in STANDARD:
             raise NotASiteError("a custom operator")
-        return [_apply(node, arguments, lambda: self.shape(node.output[0]))]
+        return [apply(node, arguments, lambda: self.shape(node.output[0]))]
 
     def inside(self, function: onnx.FunctionProto, arguments: list[Any], depth: int) -> list[Expression]:
         """A call of a model-local function, its body evaluated in place."""
@@ -198,31 +214,15 @@ class _Reader:
         return [value for value in results if isinstance(value, Expression)]
 
 
-def _apply(node: onnx.NodeProto, arguments: list[Any], shape_of_output: Any) -> Expression:
-    """One standard operator on expressions and constant arrays."""
-    op, settings = node.op_type, attributes(node)
-    first = arguments[0] if arguments else None
-    given = [a for a in arguments if isinstance(a, Expression)]
-    constants = [a for a in arguments if isinstance(a, np.ndarray)]
-    if op in UNARY and len(given) == 1:
-        return UNARY[op](given[0])
-    if op in ("Flatten", "Reshape") and isinstance(first, Expression):
-        return first.reshaped(shape_of_output())
-    if op == "Gather" and isinstance(first, Expression) and settings.get("axis") == 1 and constants:
-        return first.taken(constants[0])
-    if op == "Concat" and settings.get("axis") == 1 and len(given) == len(arguments):
-        return concatenated(given)
-    if op == "Where" and len(given) == 2 and constants:
-        return given[0].where(constants[0], given[1])
-    if op == "Pow" and isinstance(first, Expression) and constants and np.all(constants[0] == 2):
-        return first.times(first)
-    if op == "Max" and len(given) == len(constants) == 1:
-        return given[0].floored(constants[0])
-    if op in ("Add", "Mul") and len(arguments) == 2 and given:
-        if len(given) == 2:
-            return given[0].plus(given[1]) if op == "Add" else given[0].times(given[1])
-        return given[0].shifted(constants[0]) if op == "Add" else given[0].scaled(constants[0])
-    raise NotASiteError(f"{op} is no part of a hybrid activation")
+def _check_whole(final: Expression, shape: tuple[int, ...]) -> None:
+    """Raises NotASiteError where what leaves a site is no ReLU or polynomial of each element."""
+    relu = final.terms[3]
+    if not final.in_place or final.shape != shape or not np.isin(relu, (0, 1)).all():
+        raise NotASiteError("elements do not end where they began")
+    if final.terms[:3, relu == 1].any():
+        raise NotASiteError("a ReLU is mixed with a polynomial")
+    if final.lowered:
+        raise NotASiteError("a floor is neither 0 nor absent")
 
 
 def _full_polynomial(values: Mapping[str, Expression], source: str, final: Expression) -> Expression | None:

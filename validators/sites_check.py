@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from aurep.validators.report import Check
 
 Tensors = Mapping[str, NDArray[Any]]
 CHECKPOINT = "model.safetensors"
+PUSHING = ("onnxruntime",)  # targets whose files may carry constants forward
 
 
 def check_sites(recovered: Mapping[str, RecoveredSite], metadata: Metadata, run: Path | None) -> Check:
@@ -28,6 +29,8 @@ def check_sites(recovered: Mapping[str, RecoveredSite], metadata: Metadata, run:
     for claim in metadata.sites:
         site = recovered.get(claim.name)
         fault = _absent(claim) if site is None else _claim_fault(site, claim)
+        if fault is None and site is not None and site.moved is not None and metadata.target not in PUSHING:
+            fault = f"its constant has moved into what follows, which files for {metadata.target} do not do"
         if fault is None and tensors is not None:
             fault = _checkpoint_fault(site, claim, tensors)
         if fault is not None:
@@ -43,11 +46,21 @@ def check_sites(recovered: Mapping[str, RecoveredSite], metadata: Metadata, run:
             f"{outside:,} ReLU elements lie outside the claimed sites, {max(spare, 0):,} are claimed there."
         )
     against = "the checkpoint" if tensors is not None else "the claimed digests"
-    hint = " ".join(problems[:5])
-    if not problems and unseen:
-        hint = f"Coefficients that nothing uses are not in the graph ({unseen} of {all_sites} sites)."
+    hint = " ".join(problems[:5] or _remarks(recovered, unseen, all_sites))
     measured = f"{max(right, 0)} of {all_sites} sites equal {against}"
     return Check("sites", measured, f"all {all_sites}", not problems, hint)
+
+
+def _remarks(recovered: Mapping[str, RecoveredSite], unseen: int, all_sites: int) -> Iterator[str]:
+    pushed = sum(site.moved is not None for site in recovered.values())
+    if pushed:
+        yield (
+            f"Constants have moved out of {pushed} sites into what follows, and the terms of later sites with them: "
+            "masks and leading coefficients were compared as they act, the other terms as they are stored, and that "
+            "these still act as the site's is for parity to say."
+        )
+    if unseen:
+        yield f"Coefficients that nothing uses are not in the graph ({unseen} of {all_sites} sites)."
 
 
 def _stored(run: Path, width: float | None) -> Tensors:

@@ -17,6 +17,7 @@ from aurep.exporters.passes.lower_opset import lower_opset
 from aurep.exporters.passes.naming import name_everything
 from aurep.exporters.passes.placing import place_constants
 from aurep.exporters.passes.pooling import canonical_pooling
+from aurep.exporters.passes.push import push_constants
 from aurep.exporters.passes.reshapes import canonical_reshapes
 from aurep.exporters.passes.sites import expand_sites
 from aurep.exporters.targets import Target
@@ -32,6 +33,7 @@ ORDER: Sequence[Pass] = (
     fold_batch_norm,
     lower_opset,
     explicit_attributes,
+    push_constants,
     expand_sites,
     name_everything,
     place_constants,

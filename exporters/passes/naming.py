@@ -51,11 +51,11 @@ def name_everything(graph: gs.Graph, target: Target) -> None:
 def _node_name(node: gs.Node, counters: defaultdict[str, Iterator[int]]) -> str:
     if node.name:
         return str(node.name)
-    owner = _owner(node)
+    owner = owner_of(node)
     return f"{owner}/{node.op}" if owner else f"{node.op}_{next(counters[node.op])}"
 
 
-def _owner(node: gs.Node) -> str:
+def owner_of(node: gs.Node) -> str:
     """Module path of the node's parameter: `layer1.0.conv1` of `layer1.0.conv1.weight`."""
     weight = node.inputs[1] if node.op in _WEIGHTED and len(node.inputs) > 1 else None
     return weight.name.rpartition(".")[0] if isinstance(weight, gs.Constant) else ""
@@ -64,7 +64,7 @@ def _owner(node: gs.Node) -> str:
 def _constant_name(node: gs.Node, slot: int, tensor: gs.Constant) -> str:
     roles = _ROLES.get(node.op, ())
     role = roles[slot] if slot < len(roles) else f"constant_{slot}"
-    owner = _owner(node)
+    owner = owner_of(node)
     if node.op in _WEIGHTED and owner:
         return f"{owner}.{role}"
     given = str(tensor.name)

@@ -71,17 +71,25 @@ def _mask(builder: Builder, x: gs.Tensor, site: Site, target: Target) -> gs.Tens
 
 
 def _max(builder: Builder, x: gs.Tensor, site: Site, target: Target) -> gs.Tensor:
-    mask = add_mask(builder, site.mask)
-
-    zero, one = builder.constant("zero", np.float32(0)), builder.constant("one", np.float32(1))
-
-    def blend(label: str, at_kept: gs.Tensor, at_replaced: np.ndarray) -> gs.Tensor:
-        return builder.add("Where", mask, at_kept, builder.constant(label, at_replaced), label=f"{label}s")
-
-    columns = list(enumerate(site.columns()))
-    constants = [blend(f"c{k}", one if k == 1 else zero, column) for k, column in reversed(columns)]
+    mask, zero = add_mask(builder, site.mask), builder.constant("zero", np.array(0, np.float32))
+    constants = blend(builder, site, mask, zero)
     value = add_horner(builder, x, constants) if constants else x
-    return builder.add("Max", value, blend("floor", zero, np.array(-np.inf, dtype=np.float32)))
+    return builder.add("Max", value, add_floor(builder, mask, zero))
+
+
+def blend(builder: Builder, site: Site, mask: gs.Tensor, zero: gs.Tensor) -> list[gs.Tensor]:
+    """a, b, c of the max form, those that the degree has, in descending order: 0, 1, 0 at kept elements."""
+    one, columns = builder.constant("one", np.array(1, np.float32)), list(enumerate(site.columns()))
+    return [
+        builder.add("Where", mask, one if k == 1 else zero, builder.constant(f"c{k}", column), label=f"c{k}s")
+        for k, column in reversed(columns)
+    ]
+
+
+def add_floor(builder: Builder, mask: gs.Tensor, at_kept: gs.Tensor) -> gs.Tensor:
+    """What the max form bounds elements by: nothing, where they are replaced."""
+    never = builder.constant("floor", np.array(-np.inf, dtype=np.float32))
+    return builder.add("Where", mask, at_kept, never, label="floors")
 
 
 _FORMS: dict[Form, Callable[[Builder, gs.Tensor, Site, Target], gs.Tensor]] = {

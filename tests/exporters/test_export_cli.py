@@ -48,6 +48,17 @@ def test_target_and_batch_are_passed_on(run: Path, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["m.onnx"]
 
 
+def test_constants_are_pushed_on_request(run: Path, tmp_path: Path) -> None:
+    """Validated against the run, whose masks and coefficients are recovered bit for bit."""
+    arguments = [str(run), "-o", str(tmp_path / "b"), "--push-constants", "--target"]
+    done = CliRunner().invoke(command, [*arguments, "onnxruntime"])
+    assert done.exit_code == 0, done.output
+    assert not [node.name for node in onnx.load(tmp_path / "b" / "model.onnx").graph.node if "Add_c0" in node.name]
+    assert "moved out of" in " ".join(done.output.split())
+    refused = CliRunner().invoke(command, [*arguments, "spu"])
+    assert "push constants with target onnxruntime only" in str(refused.exception)
+
+
 def test_exporting_twice_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
     first, second = export_run(run, tmp_path / "a"), export_run(run, tmp_path / "b")
     assert first.read_bytes() == second.read_bytes()

@@ -42,8 +42,17 @@ def test_the_residual_network_is_as_recorded(tmp_path: Path) -> None:
     assert residual(tmp_path) == (FOLDER / "residual.txt").read_text()
 
 
+def test_the_residual_network_with_pushed_constants_is_as_recorded(tmp_path: Path) -> None:
+    assert pushed(tmp_path) == (FOLDER / "residual-pushed.txt").read_text()
+
+
 def residual(folder: Path) -> str:
     return elided(onnx.load(export(small_net(density=0.02), example(), folder / "m.onnx")))
+
+
+def pushed(folder: Path) -> str:
+    model = small_net(density=0.02)
+    return elided(onnx.load(export(model, example(), folder / "p.onnx", "onnxruntime", push_constants=True)))
 
 
 if __name__ == "__main__":
@@ -52,3 +61,4 @@ if __name__ == "__main__":
         for case in CASES:
             (FOLDER / f"{case}.txt").write_text(text_of(case, Path(name)))
         (FOLDER / "residual.txt").write_text(residual(Path(name)))
+        (FOLDER / "residual-pushed.txt").write_text(pushed(Path(name)))

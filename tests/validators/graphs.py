@@ -44,7 +44,13 @@ POWER = """["act/Square"] s = Pow(h, two) ["act/Mul2"] t = Mul(s, c2) ["act/Mul1
  ["act/Sum"] v = Add(t, u) ["act/Add"] p = Add(v, c0) ["act/Where"] w = Relu(h) ["act/Select"] q = Where(mask, w, p)"""
 MAX = """["act/Mul"] a = Mul(h, e2) ["act/Add1"] b = Add(a, e1) ["act/Horner"] c = Mul(b, h) ["act/Add0"] d = Add(c, e0)
  ["act/Max"] q = Max(d, floor)"""
-FORMS = {"gather": GATHER, "mask": MASK, "max": MAX, "power": POWER}
+# The site takes w = h - k for h, and its output lacks a constant that is added behind it.
+PUSHED = """[front] k = Neg(lowering) [lower] w = Sub(h, k)
+ ["act/bend"] i = Mul(e2, k) ["act/scale"] j = Add(e1, i) ["act/slope"] s = Add(j, i) ["act/scaled"] t = Mul(k, j)
+ ["act/constant"] l = Add(e0, t) ["act/lowered"] n = Neg(k) ["act/floors"] floor = Where(mask, n, never)
+ ["act/Mul"] a = Mul(w, e2) ["act/Add1"] b = Add(a, s) ["act/Horner"] c = Mul(b, w) ["act/Max"] m = Max(c, floor)
+ [behind] q = Add(m, l)"""
+FORMS = {"gather": GATHER, "mask": MASK, "max": MAX, "power": POWER, "pushed": PUSHED}
 
 
 def parse(text: str, opset: int = 17) -> onnx.ModelProto:
@@ -100,9 +106,12 @@ def hybrid(form: str = "gather", kept: int = 20, batch: str = "N", seed: int = 0
 
 def _constants(form: str, mask: NDArray[np.bool_], table: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     full, columns = mask.reshape(SHAPE), [table[:, i].reshape(4, 1, 1) for i in range(3)]
-    if form == "max":
+    if form in ("max", "pushed"):
         identity = (0.0, 1.0, 0.0)
         terms = {f"e{i}": np.where(full, np.float32(identity[i]), columns[i]) for i in range(3)}
+        if form == "pushed":
+            lowering = np.random.default_rng(7).normal(size=(1, *SHAPE)).astype(np.float32)
+            return {**terms, "mask": full, "never": np.float32(-np.inf).reshape(()), "lowering": lowering}
         return {**terms, "floor": np.where(full, 0, -np.inf).astype(np.float32)}
     named: dict[str, NDArray[Any]] = {f"c{i}": column for i, column in enumerate(columns)}
     if form == "gather":

@@ -31,14 +31,27 @@ TARGET_NAMES = ("onnx", "onnxruntime", "crypten", "spu", "helayers", "mask")  # 
     show_default=True,
     help="Whether crypten shares the polynomials' coefficients as secret weights.",
 )
+@click.option(
+    "--push-constants",
+    is_flag=True,
+    help="Carry constant terms into later layers (onnxruntime only): faster.",
+)
 @click.option("--width", type=float, default=1.0, help="Share of the channels, of those that the run was trained at.")
 @click.option("--no-validate", is_flag=True, help="Do not validate what was written.")
 def command(
-    run: Path, bundle: Path, target: str, batch: str | None, coefficients: str, width: float, no_validate: bool
+    run: Path,
+    bundle: Path,
+    target: str,
+    batch: str | None,
+    coefficients: str,
+    push_constants: bool,
+    width: float,
+    no_validate: bool,
 ) -> None:
     """Export the run folder RUN (or a network of a clone's zoo) as ONNX, and validate the result against the run."""
     secret = coefficients == "secret"
-    file = export_run(run, bundle, target, batch=_batch(batch), secret_coefficients=secret, width=width)
+    options = {"secret_coefficients": secret, "push_constants": push_constants}
+    file = export_run(run, bundle, target, batch=_batch(batch), width=width, **options)
     click.echo(f"wrote {file} ({file.stat().st_size:,} bytes) for target {target}")
     if not no_validate:
         from rich.console import Console
@@ -58,6 +71,7 @@ def export_run(
     *,
     batch: Batch | None = None,
     secret_coefficients: bool = False,
+    push_constants: bool = False,
     width: float = 1.0,
 ) -> Path:
     """Export the run folder `run` with all that it knows of itself; returns the path of the ONNX file."""
@@ -78,6 +92,7 @@ def export_run(
         checkpoint_sha256=loaded.checkpoint_sha256,
         samples=loaded.samples(SAMPLES),
         secret_coefficients=secret_coefficients,
+        push_constants=push_constants,
     )
 
 
