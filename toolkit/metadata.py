@@ -147,8 +147,11 @@ def mask_digest(mask: NDArray[Any]) -> str:
 
 
 def coefficient_digest(coefficients: NDArray[Any] | None) -> str:
-    """sha256 over the ascending coefficients as little-endian fp32, last axis degree + 1; of nothing at degree 0."""
-    data = b"" if coefficients is None else np.ascontiguousarray(coefficients, dtype="<f4").tobytes()
+    """sha256 over the ascending coefficients as little-endian fp32, last axis degree + 1; of nothing at degree 0.
+
+    A zero has no sign here: graphs add zeros, which turns -0 into 0.
+    """
+    data = b"" if coefficients is None else (np.ascontiguousarray(coefficients, dtype="<f4") + np.float32(0)).tobytes()
     return hashlib.sha256(data).hexdigest()
 
 

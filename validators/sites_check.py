@@ -127,5 +127,5 @@ def _checkpoint_fault(site: RecoveredSite | None, claim: SiteClaim, tensors: Ten
     rows = stored if stored.shape[:-1] == site.shape else stored.reshape(len(stored), *(1,) * (len(site.shape) - 1), -1)
     wanted = np.broadcast_to(rows, (*site.shape, claim.degree + 1))[~site.mask]
     used = site.coefficients[..., : claim.degree + 1][~site.mask]
-    same = wanted.tobytes() == np.ascontiguousarray(used).tobytes()
+    same = (wanted + np.float32(0)).tobytes() == (used + np.float32(0)).tobytes()  # bits, but of zeros no sign
     return None if same else "its coefficients are not the checkpoint's"

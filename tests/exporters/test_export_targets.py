@@ -14,6 +14,8 @@ from torch import nn
 from aurep import AurepError, prepare, relu_sites, set_mask
 from aurep.exporters import TARGETS, export, find_target
 from aurep.metadata import Metadata, graph_digest
+from aurep.surgery import hybrid_sites
+from aurep.validators import validate
 
 
 def load(file: Path) -> onnx.ModelProto:
@@ -111,3 +113,16 @@ def test_pre_activation_networks_reach_every_target(tmp_path: Path) -> None:
     for target in TARGETS:
         if target != "helayers":
             export(model, example(), tmp_path / f"{target}.onnx", target)
+
+
+@pytest.mark.parametrize("target", [name for name in TARGETS if name != "helayers"])
+def test_a_coefficient_of_negative_zero_is_zero(target: str, tmp_path: Path) -> None:
+    model = small_net(density=0.3)
+    for site in hybrid_sites(model):
+        assert site.coefficients is not None
+        coefficients = site.coefficients.detach().clone()
+        coefficients[0] = -0.0  # what a dead channel is fitted with
+        coefficients[1, 0] = coefficients[2, 1] = coefficients[3, 2] = -0.0
+        site.set_coefficients(coefficients)
+    checks = {check.name: check for check in validate(export(model, example(), tmp_path / "m.onnx", target)).checks}
+    assert checks["sites"].passed, checks["sites"]
