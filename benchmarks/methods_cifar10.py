@@ -4,9 +4,10 @@
 
 Studies over one folder of runs, three seeds each, one teacher per seed, around the recipe methods_cifar10.toml:
 `coefficients` varies one thing at a time at 5 % of the ReLUs, `methods` puts every method at three budgets as its paper
-has it, `degree2` the others with the same polynomials, and `selection` asks at which degree and budget it matters which
-elements stay. Start it several times to share the work; finished runs
-are skipped. Writes benchmarks/results/methods_cifar10_*.{json,md,svg}.
+has it, `degree2` the others with the same polynomials, `selection` asks at which degree and budget it matters which
+elements stay, `saliency` varies that method at degree 1, where it does, and `norms` takes finished networks and
+estimates their batch norms' statistics anew. Start it several times to share the work; finished runs are skipped.
+Writes benchmarks/results/methods_cifar10_*.{json,md,svg}.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ BASE = {
     "methods": "AutoReP as published",
     "degree2": "saliency",
     "selection": "random, degree 0",
+    "saliency": "saliency, degree 1",
 }
 
 
@@ -54,6 +56,7 @@ COEFFICIENTS = {
     "per-element coefficients": ["search.coefficients=element"],
     "PRAM, weight 1000": both("pram_weight=1000"),
     "range penalty 5e-5": both("range_weight=5e-5"),
+    "range penalty 5e-5, gradients clipped to 1": both("range_weight=5e-5", "clip_norm=1"),
     "4 refits while searching": ["search.refits=4"],
     "normal closed form": ["search.fit=normal"],
     "AutoReP's first coefficients": ["search.fit=autorep"],
@@ -93,25 +96,43 @@ SELECTION = {
     for degree in (0, 1)
     for method in ("random", "saliency")
 }
+_STRAIGHT = [*TUNED, "search.method=saliency", "search.degree=1"]
+SALIENCY = {
+    "saliency, degree 1": _STRAIGHT,
+    "equalise 0.5": [*_STRAIGHT, "search.options.equalise=0.5"],
+    "equalise 1": [*_STRAIGHT, "search.options.equalise=1"],
+    "scores of one step": [*_STRAIGHT, "search.options.decay=0"],
+    "scores over 100 steps": [*_STRAIGHT, "search.options.decay=0.99"],
+    "nothing restored": [*_STRAIGHT, "search.options.restore=false"],
+    "budget reached at half time": [*_STRAIGHT, "search.options.settle=0.5"],
+}
 NONE_KEPT = "no ReLU, degree 2"
 STUDIES = {
     "coefficients": (COEFFICIENTS, ("5%",)),
     "methods": (METHODS, BUDGETS),
     "degree2": (EQUAL_TERMS, BUDGETS),
     "selection": (SELECTION, BUDGETS),
+    "saliency": (SALIENCY, ("20%", "5%")),
 }
+NORMS = ("autorep", "saliency", NONE_KEPT)  # the runs whose batch norms are estimated anew, at 5 % or none
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("studies", nargs="*", default=list(STUDIES), metavar="STUDY", help=", ".join(STUDIES))
+    parser.add_argument(
+        "studies", nargs="*", default=[*STUDIES, "norms"], metavar="STUDY", help=", ".join([*STUDIES, "norms"])
+    )
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/methods"))
     arguments = parser.parse_args()
     for study in arguments.studies:
+        if study == "norms":
+            report_norms([norms_anew(arguments, name, seed) for name in NORMS for seed in SEEDS])
+            continue
         variants, budgets = STUDIES[study]
         rows = run(arguments, variants, budgets) + run(arguments, {NONE_KEPT: TUNED}, ("0",))
-        report(study, rows)
+        there = {(row["method"], row["budget"]) for row in rows}
+        report(study, rows, [f"{v} at {b}" for b in budgets for v in variants if (v, b) not in there])
 
 
 def run(
@@ -125,10 +146,41 @@ def run(
     return compare(config, arguments.work, list(variants), budgets, SEEDS, Console(), variants)
 
 
-def report(study: str, rows: list[dict[str, Any]]) -> None:
+def norms_anew(arguments: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
+    """Validation accuracy of a finished run, and again when its batch norms have seen all training images once."""
+    from torch.optim.swa_utils import update_bn
+
+    from aurep.data.loader import DeviceLoader
+    from aurep.training import load_run
+    from aurep.training.compare import Cell
+    from aurep.training.engine import evaluate
+    from aurep.training.pipeline import read_data
+
+    run = load_run(Cell(name, "0" if name == NONE_KEPT else "5%", seed).folder(arguments.work))
+    data = read_data(run.config)
+    train, val = (DeviceLoader.for_split(data, s, batch_size=500, train=False) for s in ("train", "val"))
+    before = evaluate(run.model, val)
+    update_bn(train.epoch(0), run.model)
+    return {"method": name, "seed": seed, "before": before, "after": evaluate(run.model, val)}
+
+
+def report_norms(rows: list[dict[str, Any]]) -> None:
+    facts = {**provenance(), "rows": rows}
+    (RESULTS / "methods_cifar10_norms.json").write_text(json.dumps(facts, indent=2) + "\n")
+    text = "# CIFAR-10: batch norm statistics estimated anew after training\n\n"
+    text += f"{facts['hardware']}, {facts['versions']}, {facts['date']}. Runs of the other studies, in eval mode over "
+    text += "the training images.\nCommand: `python benchmarks/methods_cifar10.py --data-dir DIR norms`.\n\n"
+    lines = [(r["method"], r["seed"], f"{r['before']:.2f}", f"{r['after']:.2f}") for r in rows]
+    text += markdown_table(("run", "seed", "val %, running statistics", "val %, estimated anew"), lines)
+    (RESULTS / "methods_cifar10_norms.md").write_text(text)
+    print(text)
+
+
+def report(study: str, rows: list[dict[str, Any]], lost: list[str]) -> None:
     from aurep.training.compare_page import chart
 
     facts = {**provenance(), "recipe": Path(__file__).with_suffix(".toml").read_text(), "seeds": SEEDS, "rows": rows}
+    facts |= {"diverged_on_every_seed": lost}
     (RESULTS / f"methods_cifar10_{study}.json").write_text(json.dumps(facts, indent=2) + "\n")
     head = f"# CIFAR-10, ResNet-9 of width 4 ({rows[0]['relu_total']:,} ReLUs): {study}\n\n"
     head += f"{facts['hardware']}, {facts['versions']}, {facts['date']}. Mean and sample deviation over seeds "
@@ -140,6 +192,7 @@ def report(study: str, rows: list[dict[str, Any]]) -> None:
         head += f"![accuracy over ReLUs kept](methods_cifar10_{study}.svg)\n\n"
     columns = ("ReLUs kept", "method", "degree", "val %", "test %", f"against {BASE[study]}, test")
     text = head + markdown_table(columns, [line(row, rows, BASE[study]) for row in sorted(rows, key=order)])
+    text += f"\nLoss not finite on any seed: {', '.join(lost)}.\n" if lost else ""
     (RESULTS / f"methods_cifar10_{study}.md").write_text(text)
     print(text)
 
@@ -154,11 +207,15 @@ def line(row: dict[str, Any], rows: list[dict[str, Any]], name: str) -> tuple[An
     if base is not None and base is not row:  # seed by seed, since a seed's runs share their teacher
         theirs = dict(zip(base["seeds"], base["test_accuracy"], strict=True))
         pairs = zip(row["seeds"], row["test_accuracy"], strict=True)
-        gains = [accuracy - theirs[seed] for seed, accuracy in pairs if seed in theirs]
-        gain = f"{statistics.mean(gains):+.2f} ± {statistics.stdev(gains):.2f}"
-    val, test = row["val_accuracy"], row["test_accuracy"]
-    accuracies = (f"{statistics.mean(a):.2f} ± {statistics.stdev(a):.2f}" for a in (val, test))
-    return f"{row['relu_count']:,}", row["method"], row["degree"], *accuracies, gain
+        gain = with_spread([accuracy - theirs[seed] for seed, accuracy in pairs if seed in theirs], "+")
+    lost = f" (no finite loss on seed {', '.join(map(str, row['diverged']))})" if row["diverged"] else ""
+    accuracies = (with_spread(row["val_accuracy"]), with_spread(row["test_accuracy"]))
+    return f"{row['relu_count']:,}", row["method"] + lost, row["degree"], *accuracies, gain
+
+
+def with_spread(values: list[float], sign: str = "") -> str:
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{sign}.2f}{spread}"
 
 
 if __name__ == "__main__":

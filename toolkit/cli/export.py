@@ -9,12 +9,12 @@ import click
 
 from aurep.cli.runs import RunPath
 from aurep.errors import AurepError
+from aurep.exporters.targets import TARGETS
 
 if TYPE_CHECKING:
     from aurep.exporters.capture import Batch
 
 SAMPLES = 64  # test images in the bundle: enough for top-1 agreement, and small enough to hand over
-TARGET_NAMES = ("onnx", "onnxruntime", "crypten", "spu", "helayers", "mask")  # a test compares it with the exporters'
 
 
 @click.command("export")
@@ -22,7 +22,9 @@ TARGET_NAMES = ("onnx", "onnxruntime", "crypten", "spu", "helayers", "mask")  # 
 @click.option(
     "-o", "--out", "bundle", required=True, type=click.Path(path_type=Path), help="Bundle folder, or a file NAME.onnx."
 )
-@click.option("--target", type=click.Choice(TARGET_NAMES), default="onnx", show_default=True, help="Who runs the file.")
+@click.option(
+    "--target", type=click.Choice(list(TARGETS)), default="onnx", show_default=True, help="Who runs the file."
+)
 @click.option("--batch", metavar="N|dynamic", help="Batch size of the file.  [default: dynamic where the target can]")
 @click.option(
     "--coefficients",

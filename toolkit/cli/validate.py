@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from aurep.cli.export import TARGET_NAMES
 from aurep.cli.runs import RunPath
+from aurep.exporters.targets import TARGETS
 
 
 @click.command("validate")
@@ -27,7 +27,7 @@ from aurep.cli.runs import RunPath
 )
 @click.option(
     "--target",
-    type=click.Choice(TARGET_NAMES),
+    type=click.Choice(list(TARGETS)),
     help="Hold the file against this target's rules, whoever wrote it.  [default: what it claims]",
 )
 @click.option("--json", "json_file", metavar="F", help="Write the report as JSON; - for standard output.")

@@ -1,0 +1,23 @@
+"""CrypTen: initializers are secret there, Constant nodes public, and a square is cheaper than a product."""
+
+from __future__ import annotations
+
+from aurep.exporters.targets.target import Target
+
+_LOADING = """\
+import crypten, io
+crypten.init()
+model = crypten.nn.from_onnx(io.BytesIO(open("model.onnx", "rb").read()))  # the other party: skeleton.onnx
+model.encrypt(src=0)
+logits = model(crypten.cryptensor(inputs, src=1)).get_plain_text()  # inputs: a torch tensor of the file's batch"""
+
+TARGET = Target(
+    "crypten",
+    "CrypTen, with secret weights and public masks and coefficients",
+    integers="constant",
+    coefficients="constant",
+    square=True,
+    skeleton=True,
+    note="Initializers are secret, Constant nodes are public.",
+    loading=_LOADING,
+)

@@ -1,0 +1,18 @@
+"""HElayers, homomorphic encryption: no ReLU can be left, and every product costs a level."""
+
+from __future__ import annotations
+
+from aurep.exporters.targets.target import Target
+
+_LOADING = """\
+import pyhelayers
+net = pyhelayers.NeuralNetPlain()
+net.init_from_files(pyhelayers.PlainModelHyperParams(), ["model.onnx"])"""
+
+TARGET = Target(
+    "helayers",
+    "HElayers, homomorphic encryption: no comparison remains",
+    global_pool="AveragePool",
+    note="Every activation and every linear layer adds to the depth; keep the network shallow.",
+    loading=_LOADING,
+)
