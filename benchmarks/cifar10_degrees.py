@@ -2,7 +2,7 @@
 
     python benchmarks/cifar10_degrees.py --data-dir DIR [--work runs/degrees]
 
-One baseline is trained and shared as teacher; every cell is a run of the recipe `cifar10-resnet9-narrow` with another
+One baseline is trained and shared as teacher; every cell is a run of the recipe cifar10_degrees.toml with another
 budget and degree, exported and measured again on ONNX Runtime over the whole test set. Runs lie in --work: finished
 ones are skipped, stopped ones go on. Writes benchmarks/results/cifar10_degrees.{json,md}.
 """
@@ -38,7 +38,7 @@ def main() -> None:
 
 def train_cell(arguments: argparse.Namespace, budget: str, degree: int) -> Path:
     from aurep.training import train
-    from aurep.training.config import parse_config, read_recipe
+    from aurep.training.config import parse_config
 
     baseline = arguments.work / "baseline"
     out = arguments.work / f"budget{budget.removesuffix('%')}-degree{degree}"
@@ -46,8 +46,8 @@ def train_cell(arguments: argparse.Namespace, budget: str, degree: int) -> Path:
     if (baseline / "teacher.safetensors").exists():
         overrides.append(f"baseline.checkpoint={baseline}")
     if not (out / "budget.json").exists():
-        name = "cifar10-resnet9-narrow"
-        train(parse_config(read_recipe(name), name, overrides), out, resume=out.exists(), console=Console())
+        recipe = Path(__file__).with_suffix(".toml")
+        train(parse_config(recipe.read_text(), recipe.name, overrides), out, resume=out.exists(), console=Console())
     if not (baseline / "teacher.safetensors").exists():  # the first run trained it; the others share it
         baseline.mkdir(parents=True)
         for name in ("teacher.safetensors", "metrics.csv"):
@@ -84,7 +84,12 @@ def training_seconds(run: Path, phases: tuple[str, ...]) -> float:
 
 
 def report(rows: list[dict[str, Any]], teacher_seconds: float) -> None:
-    facts = {**provenance(), "recipe": "cifar10-resnet9-narrow", "teacher_seconds": teacher_seconds, "rows": rows}
+    facts = {
+        **provenance(),
+        "recipe": Path(__file__).with_suffix(".toml").read_text(),
+        "teacher_seconds": teacher_seconds,
+        "rows": rows,
+    }
     (RESULTS / "cifar10_degrees.json").write_text(json.dumps(facts, indent=2) + "\n")
     table = markdown_table(
         ("ReLUs kept", "share", "degree", "teacher test %", "val %", "test %", "ONNX test %", "search + finetune s"),
