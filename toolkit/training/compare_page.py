@@ -9,7 +9,9 @@ from typing import Any
 
 from aurep.training.report import STYLE, table
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 420, 52, 130, 12, 44
+_PLOT, _HEIGHT, _LEFT, _TOP, _BOTTOM = 580, 420, 52, 12, 44  # pixels; the names stand to the right of the plot
+_LETTER = 7.0  # pixels that one takes at most, on average
+_ZERO_APART = 0.25  # of the other counts' range, in decades at least the same: where zero stands, left of them
 # Okabe and Ito's palette: told apart by readers with any colour vision.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c510a")
 
@@ -47,12 +49,16 @@ def comparison_page(
 
 
 def chart(rows: Sequence[dict[str, Any]]) -> str:
-    """SVG: x is log10(1 + ReLUs kept), so that zero has a place; y is the test accuracy in percent."""
+    """SVG: x is ReLUs kept on a log scale, with zero to the left of it; y is the test accuracy in percent."""
     if not rows:
         return "<p>No run ended with a network.</p>"
     scale = _Scale(rows)
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    parts = [f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='test accuracy over ReLUs kept'>"]
+    width = _LEFT + _PLOT + 12 + _LETTER * max(map(len, methods))
+    parts = [
+        f"<svg viewBox='0 0 {width:.0f} {_HEIGHT}' font-family='system-ui, sans-serif' font-size='12' fill='#57606a' "
+        "role='img' aria-label='test accuracy over ReLUs kept'>"
+    ]
     parts += scale.axes(sorted({row["relu_count"] for row in rows}))
     labels: list[tuple[float, str, str]] = []
     for index, method in enumerate(methods):
@@ -72,12 +78,17 @@ class _Scale:
         if self.low == self.high:
             self.high += 1
         self.teacher = max(row["teacher_mean"] for row in rows)
-        counts = [math.log10(1 + row["relu_count"]) for row in rows]
-        self.left, self.right = min(counts), max(counts)
+        decades = [math.log10(row["relu_count"]) for row in rows if row["relu_count"]] or [0.0]
+        self.zero = min(decades) - _ZERO_APART * max(1.0, max(decades) - min(decades))
+        places = [self.place(row["relu_count"]) for row in rows]
+        self.left, self.right = min(places), max(places)
+
+    def place(self, count: int) -> float:
+        return math.log10(count) if count else self.zero
 
     def x(self, count: int) -> float:
-        share = (math.log10(1 + count) - self.left) / (self.right - self.left) if self.right > self.left else 0.5
-        return _LEFT + 10 + share * (_WIDTH - _LEFT - _RIGHT - 20)
+        share = (self.place(count) - self.left) / (self.right - self.left) if self.right > self.left else 0.5
+        return _LEFT + 20 + share * (_PLOT - 40)
 
     def y(self, accuracy: float) -> float:
         share: float = (self.high - accuracy) / (self.high - self.low)
@@ -93,7 +104,7 @@ class _Scale:
             parts.append(
                 f"<text x='{self.x(count):.1f}' y='{_HEIGHT - _BOTTOM + 18}' text-anchor='middle'>{count:,}</text>"
             )
-        middle = (_LEFT + _WIDTH - _RIGHT) / 2
+        middle = _LEFT + _PLOT / 2
         parts.append(f"<text x='{middle}' y='{_HEIGHT - 6}' text-anchor='middle'>ReLU elements kept (log scale)</text>")
         y = self.y(self.teacher)
         parts.append(_across(y, "stroke='#57606a' stroke-dasharray='4 4'"))
@@ -102,7 +113,7 @@ class _Scale:
 
 
 def _across(y: float, style: str) -> str:
-    return f"<line x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{y:.1f}' y2='{y:.1f}' {style}/>"
+    return f"<line x1='{_LEFT}' x2='{_LEFT + _PLOT}' y1='{y:.1f}' y2='{y:.1f}' {style}/>"
 
 
 def _series(rows: Sequence[dict[str, Any]], colour: str, scale: _Scale) -> list[str]:
@@ -121,5 +132,5 @@ def _spread_labels(labels: Sequence[tuple[float, str, str]]) -> list[str]:
     parts, last = [], -math.inf
     for y, colour, name in sorted(labels):
         last = max(y, last + 14)
-        parts.append(f"<text x='{_WIDTH - _RIGHT + 8}' y='{last + 4:.1f}' style='fill:{colour}'>{escape(name)}</text>")
+        parts.append(f"<text x='{_LEFT + _PLOT + 8}' y='{last + 4:.1f}' style='fill:{colour}'>{escape(name)}</text>")
     return parts
