@@ -100,18 +100,15 @@ _STRAIGHT = [*TUNED, "search.method=saliency", "search.degree=1"]
 SALIENCY = {
     "saliency, degree 1": _STRAIGHT,
     "equalise 0.5": [*_STRAIGHT, "search.options.equalise=0.5"],
-    "equalise 1": [*_STRAIGHT, "search.options.equalise=1"],
-    "scores of one step": [*_STRAIGHT, "search.options.decay=0"],
     "scores over 100 steps": [*_STRAIGHT, "search.options.decay=0.99"],
     "nothing restored": [*_STRAIGHT, "search.options.restore=false"],
-    "budget reached at half time": [*_STRAIGHT, "search.options.settle=0.5"],
 }
 NONE_KEPT = "no ReLU, degree 2"
 STUDIES = {
     "coefficients": (COEFFICIENTS, ("5%",)),
     "methods": (METHODS, BUDGETS),
     "degree2": (EQUAL_TERMS, BUDGETS),
-    "selection": (SELECTION, BUDGETS),
+    "selection": (SELECTION, ("20%", "5%")),
     "saliency": (SALIENCY, ("20%", "5%")),
 }
 NORMS = ("autorep", "saliency", NONE_KEPT)  # the runs whose batch norms are estimated anew, at 5 % or none
@@ -154,7 +151,7 @@ def norms_anew(arguments: argparse.Namespace, name: str, seed: int) -> dict[str,
     from aurep.training import load_run
     from aurep.training.compare import Cell
     from aurep.training.engine import evaluate
-    from aurep.training.pipeline import read_data
+    from aurep.training.setup import read_data
 
     run = load_run(Cell(name, "0" if name == NONE_KEPT else "5%", seed).folder(arguments.work))
     data = read_data(run.config)

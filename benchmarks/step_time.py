@@ -39,8 +39,8 @@ from aurep.training.checkpoint import RunFolder
 from aurep.training.config import Config, check_config
 from aurep.training.engine import Engine, Phase
 from aurep.training.optim import make_optimizer
-from aurep.training.pipeline import make_fabric
 from aurep.training.progress import Progress
+from aurep.training.setup import make_fabric
 
 BUDGET = 12_900
 GOALS = {

@@ -25,8 +25,9 @@ from aurep.metadata import InputClaim, TrainingClaim
 from aurep.slimming import add_widths, at_width
 from aurep.training.checkpoint import RunFolder, load_weights, read_weights
 from aurep.training.config import Config, check_config, parse_config
-from aurep.training.pipeline import Pipeline, RunResult, WidthResult, build_network, prepare_student
+from aurep.training.pipeline import Pipeline, RunResult, WidthResult
 from aurep.training.progress import Progress
+from aurep.training.setup import build_network, prepare_student
 
 LOCK = ".lock"
 

@@ -1,0 +1,76 @@
+"""What a configuration stands for: devices and processes, data, the plain network, and the one with hybrid sites."""
+
+from __future__ import annotations
+
+import atexit
+import os
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from aurep.data import ImageData, load_data
+from aurep.errors import AurepError
+from aurep.models import build_model
+from aurep.search import policy_class
+from aurep.surgery import prepare
+from aurep.training.config import Config
+
+_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def make_fabric(config: Config) -> Fabric:
+    """Fabric on the configured device; under torchrun, one process of a DDP group."""
+    wanted = config.train.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise AurepError("train.device = 'cuda' but torch finds no CUDA device; use device = 'cpu' or 'auto'.")
+    accelerator = ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        num_nodes=processes // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        strategy="ddp" if processes > 1 else "auto",
+        precision=_PRECISIONS[config.train.precision],  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    if processes > 1:
+        atexit.register(_leave_group)
+    return fabric
+
+
+def _leave_group() -> None:
+    """A process that exits with its group's threads still running may be aborted."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def read_data(config: Config) -> ImageData:
+    data = config.data
+    return load_data(data.name, data.dir, val_fraction=data.val_fraction, input_size=config.model.input_size)
+
+
+def build_network(config: Config, image_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """The plain, all-ReLU network of a configuration, with fresh weights. `image_shape` is (C, H, W)."""
+    model = config.model
+    return build_model(
+        model.name,
+        num_classes=num_classes,
+        in_channels=image_shape[0],
+        width=model.width,
+        input_size=image_shape[1],
+        stem_relu=model.stem_relu,
+    )
+
+
+def prepare_student(config: Config, network: nn.Module, example: Tensor) -> nn.Module:
+    search, model = config.search, config.model
+    degree = policy_class(search.method).default_degree if search.degree is None else search.degree
+    return prepare(
+        network,
+        example,
+        degree=degree,
+        replace=model.replace,
+        maxpool=model.maxpool,
+        coefficients=search.coefficients,
+    )
