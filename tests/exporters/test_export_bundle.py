@@ -270,7 +270,7 @@ def test_models_that_cannot_be_exported_get_a_sentence(broken: nn.Module, words:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"target": "tflite"}, "no target 'tflite'; choose one of onnx, "),
+        ({"target": "tflite"}, "no target 'tflite'; choose one of crypten, "),
         ({"batch": 0}, "neither a positive number nor 'dynamic'"),
         ({"batch": "dynamic", "target": "crypten"}, "needs a fixed batch"),
         ({"relu_budget": 1}, "but its budget is 1"),
