@@ -99,7 +99,6 @@ SELECTION = {
 _STRAIGHT = [*TUNED, "search.method=saliency", "search.degree=1"]
 SALIENCY = {
     "saliency, degree 1": _STRAIGHT,
-    "equalise 0.5": [*_STRAIGHT, "search.options.equalise=0.5"],
     "scores over 100 steps": [*_STRAIGHT, "search.options.decay=0.99"],
     "nothing restored": [*_STRAIGHT, "search.options.restore=false"],
 }
