@@ -76,10 +76,12 @@ COEFFICIENTS = {
     ],
 }
 
+# As it was when the studies ran; that of its options then chose to average over more steps.
+_SALIENCY = ["search.method=saliency", "search.options.decay=0.9"]
 METHODS: dict[str, list[str]] = {
     "AutoReP as published": PUBLISHED,
     "AutoReP, indicators from saliency": [*TUNED, "search.method=autorep", "search.options.initial=saliency"],
-    "saliency": [*TUNED, "search.method=saliency"],
+    "saliency": [*TUNED, *_SALIENCY],
     "SNL, degree 0": [*TUNED, "search.method=snl"],
     "SENet, degree 0": [*TUNED, "search.method=senet", "finetune.pram_weight=1000"],
     "random": [*TUNED, "search.method=random"],
@@ -92,11 +94,11 @@ EQUAL_TERMS: dict[str, list[str]] = {
     "layerwise": [*TUNED, "search.method=layerwise"],
 }
 SELECTION = {
-    f"{method}, degree {degree}": [*TUNED, f"search.method={method}", f"search.degree={degree}"]
+    f"{method}, degree {degree}": [*TUNED, *keys, f"search.degree={degree}"]
     for degree in (0, 1)
-    for method in ("random", "saliency")
+    for method, keys in (("random", ["search.method=random"]), ("saliency", _SALIENCY))
 }
-_STRAIGHT = [*TUNED, "search.method=saliency", "search.degree=1"]
+_STRAIGHT = [*TUNED, *_SALIENCY, "search.degree=1"]
 SALIENCY = {
     "saliency, degree 1": _STRAIGHT,
     "scores over 100 steps": [*_STRAIGHT, "search.options.decay=0.99"],

@@ -34,7 +34,7 @@ class SaliencyOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     settle: Annotated[float, Field(gt=0, le=1)] = 0.8  # share of the search after which the cubic stands at B
-    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9  # weight of the past in the running scores
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.99  # weight of the past in the running scores
     equalise: Annotated[float, Field(ge=0, le=1)] = 0.0  # p
     restore: bool = True  # let replaced elements come back
 
