@@ -95,7 +95,7 @@ def export_cell(framework: str, form: str, kept: int, work: Path) -> Path:
     assert start == TOTAL
     for _ in range(3):  # the fit of a layer changes what later ones see
         fit_polynomials(model, [images])
-    TARGETS[framework] = replace(TARGETS[framework], form=form)  # type: ignore[arg-type]
+    TARGETS[framework] = replace(TARGETS[framework], form=form)
     folder = work / f"{framework}-{form}-{kept}"
     export(model, images[:1], folder, framework, samples=(images[:1].numpy(), np.zeros(1, dtype=np.int64)))
     return folder

@@ -123,7 +123,7 @@ class HybridActivation(nn.Module):
 
 
 def _hybrid(x: Tensor, mask: Tensor, alpha: Tensor, coefficients: Tensor | None) -> Tensor:
-    result: Tensor = HybridFunction.apply(x, mask, alpha, coefficients)  # type: ignore[no-untyped-call]
+    result: Tensor = HybridFunction.apply(x, mask, alpha, coefficients)  # type: ignore[no-untyped-call]  # torch's
     return result
 
 

@@ -47,7 +47,7 @@ def dapa(mean: Tensor | float, std: Tensor | float, degree: int = 2) -> Tensor:
         Ascending coefficients (c0, c1, ...), shape (..., degree + 1), dtype of the inputs (float64 for numbers).
     """
     check_degree(degree)
-    mu, sigma = torch.broadcast_tensors(_as_tensor(mean), _as_tensor(std))  # type: ignore[no-untyped-call]
+    mu, sigma = torch.broadcast_tensors(_as_tensor(mean), _as_tensor(std))
     if bool((sigma < 0).any()):
         raise AurepError("dapa: a standard deviation is negative; pass sigma, not a log or a centred value.")
     dtype = torch.promote_types(mu.dtype, sigma.dtype)

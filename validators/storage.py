@@ -5,13 +5,13 @@ All of it is checked before anything else reads the model, so that nothing after
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
 
 import onnx
-from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
-from google.protobuf.message import Message  # type: ignore[import-untyped]
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 from onnx import TensorProto, helper
 
 from aurep.errors import AurepError
@@ -39,8 +39,8 @@ def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     yield from _bodies(graph.node)
 
 
-def _bodies(nodes: object) -> Iterator[onnx.GraphProto]:
-    for node in nodes:  # type: ignore[attr-defined]
+def _bodies(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    for node in nodes:
         for attribute in node.attribute:
             for body in [attribute.g] * attribute.HasField("g") + list(attribute.graphs):
                 yield from graphs_of(body)

@@ -126,9 +126,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.pre:
             y = self.relu(self.bn1(x))
-            return self.conv2(self.relu(self.bn2(self.conv1(y)))) + self.short(x)  # type: ignore[no-any-return]
+            return self.conv2(self.relu(self.bn2(self.conv1(y)))) + self.short(x)
         y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        return self.relu(y + self.short(x))  # type: ignore[no-any-return]
+        return self.relu(y + self.short(x))
 
 
 def classifier(*body: nn.Module, channels: int = 4, classes: int = 3) -> nn.Sequential:

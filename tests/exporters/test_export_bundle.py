@@ -280,7 +280,7 @@ def test_models_that_cannot_be_exported_get_a_sentence(broken: nn.Module, words:
 )
 def test_wrong_usage_gets_a_sentence(options: dict[str, object], words: str, model: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(AurepError, match=words):
-        export(model, example(), tmp_path / "m.onnx", **options)  # type: ignore[arg-type]
+        export(model, example(), tmp_path / "m.onnx", **options)
 
 
 def test_an_example_input_of_integers_gets_a_sentence(model: nn.Module, tmp_path: Path) -> None:

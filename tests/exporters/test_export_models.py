@@ -31,7 +31,7 @@ class Functional(nn.Module):
         n, c, h, w = x.shape
         x = torch.relu(x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w) - 0.1)
         x = F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 2, 2).relu()[:, :, :3, :3]
-        return self.head(x.reshape(x.size(0), -1))  # type: ignore[no-any-return]
+        return self.head(x.reshape(x.size(0), -1))
 
 
 class Concat(nn.Module):
@@ -64,7 +64,7 @@ class Perceptron(nn.Module):
         self.before, self.after = nn.BatchNorm1d(5), nn.BatchNorm1d(5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.after(F.relu(self.before(self.first(x.flatten(1))))))  # type: ignore[no-any-return]
+        return self.second(self.after(F.relu(self.before(self.first(x.flatten(1))))))
 
 
 class TwoSites(nn.Module):
@@ -104,7 +104,7 @@ def eager(model: nn.Module, x: Tensor) -> np.ndarray:
 def test_exported_network_is_the_eager_one(name: str, batch: int | str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = randomise(prepare(NETWORKS[name]().eval(), example()).eval(), seed=3)
-    file = export(model, example(1), tmp_path / "m.onnx", batch=batch)  # type: ignore[arg-type]
+    file = export(model, example(1), tmp_path / "m.onnx", batch=batch)
     for rows in (2,) if batch == 2 else (1, 2, 3):
         x = example(rows, seed=7)
         assert_scaled(run(file, x.numpy()), eager(model, x), NET)
@@ -200,7 +200,7 @@ def test_a_module_called_twice_is_two_sites(tmp_path: Path) -> None:
             self.act = HybridActivation((2, 6, 6), 2, "act")
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.act(self.act(x) - 1).mean((2, 3))  # type: ignore[no-any-return]
+            return self.act(self.act(x) - 1).mean((2, 3))
 
     file = export(Twice().eval(), example(), tmp_path / "m.onnx")
     metadata = Metadata.from_props({p.key: p.value for p in onnx.load(file).metadata_props})

@@ -100,7 +100,7 @@ def test_secret_coefficients_change_no_shared_target() -> None:
 
 def test_an_operator_that_crypten_lacks_is_named(tmp_path: Path) -> None:
     class Halves(nn.Module):
-        def forward(self, x):  # type: ignore[no-untyped-def]
+        def forward(self, x):
             a, b = x.chunk(2, 1)
             return (a * b).mean((2, 3))
 

@@ -62,7 +62,7 @@ def trained(model: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> dic
     y = run(x)
     (y * torch.arange(y.numel(), dtype=y.dtype).view_as(y)).mean().backward()
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return {"y": y.detach(), "dx": x.grad, **grads, **dict(model.named_buffers())}  # type: ignore[dict-item]
+    return {"y": y.detach(), "dx": x.grad, **grads, **dict(model.named_buffers())}
 
 
 def fused_sites(model: nn.Module) -> list[str]:

@@ -101,7 +101,7 @@ def test_in_place_relu_does_not_rectify_what_the_polynomial_sees(x: Tensor) -> N
     site.register_forward_hook(lambda m, args, out: seen.extend([args[0].clone(), out]))
     prepared(x)
     assert (seen[0] < 0).any()
-    c0, c1, c2 = site.coefficients.detach()[:, :, None, None].unbind(1)  # type: ignore[union-attr]
+    c0, c1, c2 = site.coefficients.detach()[:, :, None, None].unbind(1)
     torch.testing.assert_close(seen[1], (c2 * seen[0] + c1) * seen[0] + c0)
 
 
@@ -232,7 +232,7 @@ def test_fit_polynomials_minimises_each_site_s_error(x: Tensor) -> None:
     import numpy as np
 
     oracle = np.polynomial.polynomial.polyfit(values, np.maximum(values, 0), 2)
-    found = site.coefficients[2].tolist()  # type: ignore[union-attr,index]
+    found = site.coefficients[2].tolist()
     # the coefficients are stored as fp32, which rounds them to 6e-8
     np.testing.assert_allclose(found, oracle, rtol=LEAST_SQUARES, atol=LEAST_SQUARES)
 
@@ -249,7 +249,7 @@ def test_fit_polynomials_minimises_each_site_s_error(x: Tensor) -> None:
 )
 def test_unknown_options_are_refused(options: dict[str, object], message: str, x: Tensor) -> None:
     with pytest.raises(AurepError, match=message):
-        aurep.prepare(Shared(False), x, **options)  # type: ignore[arg-type]
+        aurep.prepare(Shared(False), x, **options)
 
 
 def test_nothing_to_replace_and_preparing_twice_are_refused(x: Tensor) -> None:

@@ -45,7 +45,7 @@ def test_packing_rounds_weights_and_nothing_else(run: Path, tmp_path: Path) -> N
     exact = [name for name in after if name.endswith((".coefficients", ".mask", ".running_var", "bn1.weight"))]
     assert exact
     assert all(torch.equal(after[name], before[name]) for name in exact)
-    assert load_run(tmp_path / "packed").model.conv1.weight.dtype == torch.float32  # type: ignore[union-attr]
+    assert load_run(tmp_path / "packed").model.conv1.weight.dtype == torch.float32
 
 
 def test_where_the_data_lay_stays_at_home(run: Path, tmp_path: Path) -> None:

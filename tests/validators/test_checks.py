@@ -342,4 +342,4 @@ def test_an_accuracy_bound_needs_data(bundle: Path) -> None:
 @pytest.mark.parametrize("bound", [{"min_accuracy": float("nan")}, {"max_accuracy_drop": float("inf")}])
 def test_a_bound_that_nothing_can_break_is_refused(bundle: Path, bound: dict[str, float]) -> None:
     with pytest.raises(AurepError, match="finite number"):
-        validate(bundle, data="toy", **bound)  # type: ignore[arg-type]
+        validate(bundle, data="toy", **bound)

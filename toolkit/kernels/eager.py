@@ -141,12 +141,13 @@ def _over_images(x: Tensor) -> Tensor:
 def _grad_x(g: Tensor, x: Tensor, mask: Tensor, coefficients: Tensor | None) -> Tensor:
     always = torch.where(mask, -torch.inf, 1.0).to(x.dtype)  # a replaced element passes whatever its sign
     gate = torch.maximum(x, _laid_out_like(x, always))
-    threshold = torch.ops.aten.threshold_backward
     if coefficients is None:
-        return threshold.grad_input(g, gate, 0, grad_input=gate)  # type: ignore[no-any-return]
-    _, slope, *curvature = _blended(mask, coefficients, x)
-    grad = torch.addcmul(slope, curvature[0], x, value=2).mul_(g) if curvature else g * slope
-    return threshold.grad_input(grad, gate, 0, grad_input=grad)  # type: ignore[no-any-return]
+        grad, out = g, gate
+    else:
+        _, slope, *curvature = _blended(mask, coefficients, x)
+        grad = out = torch.addcmul(slope, curvature[0], x, value=2).mul_(g) if curvature else g * slope
+    passed: Tensor = torch.ops.aten.threshold_backward.grad_input(grad, gate, 0, grad_input=out)
+    return passed
 
 
 def _blended(mask: Tensor, coefficients: Tensor, x: Tensor) -> list[Tensor]:

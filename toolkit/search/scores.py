@@ -50,7 +50,7 @@ class SaliencyScores:
     def _follow(self, k: int, site: nn.Module, x: Tensor, y: Tensor) -> None:
         if site.training and y.requires_grad:
             kept_x = x.detach()
-            y.register_hook(lambda gradient: self._observe(k, kept_x, gradient))  # type: ignore[no-untyped-call]
+            y.register_hook(lambda gradient: self._observe(k, kept_x, gradient))
 
     @torch.no_grad()
     def _observe(self, k: int, x: Tensor, gradient: Tensor) -> None:

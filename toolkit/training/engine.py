@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -143,7 +143,7 @@ class Engine:
         if self.fabric.world_size > 1:
             model = sync_norms(model)
         if self.options.compile != "no":
-            return torch.compile(model, mode=self.options.compile)  # type: ignore[return-value]
+            return cast(nn.Module, torch.compile(model, mode=self.options.compile))
         return model
 
     def _train_epoch(

@@ -51,7 +51,8 @@ class NormedActivation(nn.Module):
             u = normalise(self.norm, z)
             if residual is not None:
                 u = u + (residual if self.residual_norm is None else normalise(self.residual_norm, residual))
-            return self.site(u)  # type: ignore[no-any-return]
+            y: Tensor = self.site(u)
+            return y
         first = Batch(self.norm, z)
         second = (
             Batch(self.residual_norm, residual) if self.residual_norm is not None and residual is not None else None
@@ -59,9 +60,8 @@ class NormedActivation(nn.Module):
         own = (first.weight, first.bias, first.mean, first.inverse)
         other = (second.weight, second.bias, second.mean, second.inverse) if second else (None, None, None, None)
         site = self.site
-        fused: Tensor = NormedFunction.apply(  # type: ignore[no-untyped-call]
-            z, residual, *own, *other, site.mask, site.alpha, site.coefficients
-        )
+        inputs = (z, residual, *own, *other, site.mask, site.alpha, site.coefficients)
+        fused: Tensor = NormedFunction.apply(*inputs)  # type: ignore[no-untyped-call]  # torch's
         return fused
 
     def _fusible(self, z: Tensor, residual: Tensor | None) -> bool:
@@ -162,7 +162,7 @@ def _fuse_site(module: fx.GraphModule, node: fx.Node) -> None:
         modules += [module.get_submodule(str(other.target))] if normed else []
         arguments.append(other.args[0] if normed else other)
     name = f"normed_{node.name}"
-    module.add_submodule(name, NormedActivation(*modules))  # type: ignore[arg-type]
+    module.add_submodule(name, NormedActivation(*modules))  # type: ignore[arg-type]  # the first is a site
     # A dead norm would still be run: its running statistics look like an effect.
     spent = [source] if terms is None else [source, *(term for term in [first, *others] if _is_norm(module, term))]
     node.target, node.args, node.kwargs = name, tuple(arguments), {}

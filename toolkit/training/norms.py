@@ -78,11 +78,11 @@ class SyncedNorm(nn.Module):
 def normalise(norm: nn.Module, z: Tensor) -> Tensor:
     """norm(z), in training by the statistics of all ranks."""
     if rank_count() == 1 or not norm.training:
-        return norm(z)  # type: ignore[no-any-return]
+        normed: Tensor = norm(z)
+        return normed
     batch = Batch(norm, z)
-    synced: Tensor = _SyncedFunction.apply(  # type: ignore[no-untyped-call]
-        z, batch.weight, batch.bias, batch.mean, batch.inverse
-    )
+    parts = (batch.weight, batch.bias, batch.mean, batch.inverse)
+    synced: Tensor = _SyncedFunction.apply(z, *parts)  # type: ignore[no-untyped-call]  # torch's
     return synced
 
 

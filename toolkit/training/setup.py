@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -16,7 +17,7 @@ from aurep.search import policy_class
 from aurep.surgery import prepare
 from aurep.training.config import Config
 
-_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+_PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def make_fabric(config: Config) -> Fabric:
@@ -31,7 +32,7 @@ def make_fabric(config: Config) -> Fabric:
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         num_nodes=processes // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         strategy="ddp" if processes > 1 else "auto",
-        precision=_PRECISIONS[config.train.precision],  # type: ignore[arg-type]
+        precision=_PRECISIONS[config.train.precision],
     )
     fabric.launch()
     if processes > 1:

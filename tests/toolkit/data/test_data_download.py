@@ -113,7 +113,7 @@ def assert_nothing_left(folder: Path) -> None:
 
 @pytest.mark.parametrize(("pack", "checksum"), [(tar_of, "md5"), (zip_of, "sha256")])
 def test_a_good_archive_is_unpacked_once(tmp_path: Path, server: Server, pack: object, checksum: str) -> None:
-    source = serve(server, "animals.archive", pack(GOOD), checksum)  # type: ignore[operator]
+    source = serve(server, "animals.archive", pack(GOOD), checksum)
     folder = locate("animals", source, tmp_path / "new" / "data")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
         key.removeprefix("animals/"): value for key, value in GOOD.items()

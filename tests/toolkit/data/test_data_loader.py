@@ -123,7 +123,7 @@ def test_ranks_together_see_what_one_process_sees(augment: Augment, seed: int, w
     options = {"augment": augment, "seed": seed}
     parts = [collect(loader(x, rank=rank, world_size=world_size, **options).epoch(3)) for rank in range(world_size)]
     joined = [tuple(torch.cat(pieces) for pieces in zip(*step, strict=True)) for step in zip(*parts, strict=True)]
-    assert_equal(joined, collect(loader(x, **options).epoch(3)))  # type: ignore[arg-type]
+    assert_equal(joined, collect(loader(x, **options).epoch(3)))
 
 
 @settings(deadline=None, max_examples=20)
@@ -228,7 +228,7 @@ def test_a_zero_padding_may_be_larger_than_the_image_and_a_bad_one_is_refused() 
     list(loader(images(8), augment=Augment(pad=9, padding="zero")).epoch(0))
     for wrong in ({"pad": -1}, {"cutout": -1}, {"padding": "mirror"}):
         with pytest.raises(AurepError, match="augmentation"):
-            replace(Augment(), **wrong)  # type: ignore[arg-type]
+            replace(Augment(), **wrong)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

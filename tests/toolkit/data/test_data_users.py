@@ -270,7 +270,7 @@ def row(label: int, mode: str = "RGB", size: tuple[int, int] = (5, 4)) -> dict[s
 
 def with_datasets(monkeypatch: pytest.MonkeyPatch, loaded: dict[str, Split]) -> None:
     module = ModuleType("datasets")
-    module.load_dataset = lambda name, cache_dir: loaded  # type: ignore[attr-defined]
+    module.load_dataset = lambda name, cache_dir: loaded
     monkeypatch.setitem(sys.modules, "datasets", module)
 
 

@@ -58,8 +58,10 @@ class Parties:
     def run(self, *behave: str, timeout: float = 60) -> list[dict[str, Any]]:
         jobs, command = [self.job(*behave)] * len(behave), [sys.executable, str(self.program)]
         roles = ["owner", "guest", "helper"][: len(behave)]
-        heard = lambda rank, event: self.events.append((rank, event["event"]))  # noqa: E731
-        return run_parties(command, roles, jobs, self.folder, timeout, heard)
+        return run_parties(command, roles, jobs, self.folder, timeout, self.hear)
+
+    def hear(self, rank: int, event: dict[str, Any]) -> None:
+        self.events.append((rank, event["event"]))
 
     def alive(self) -> list[int]:
         return [pid for pid in map(int, self.pids.read_text().split()) if _runs(pid)]

@@ -45,7 +45,7 @@ def test_result_does_not_depend_on_the_number_of_threads() -> None:
             results.append(cpu.backward(case.g, case.x, case.mask, case.alpha, case.coefficients, needs))
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))  # type: ignore[arg-type]
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @compiled
@@ -90,5 +90,5 @@ def test_dtypes_it_lacks_go_to_eager() -> None:
 
 def test_default_on_a_cpu_is_eager() -> None:
     assert kernels_for(torch.zeros(1, 2)) is eager
-    with pytest.raises(AurepError, match=r"fast.*compiled"), using("fast"):  # type: ignore[arg-type]
+    with pytest.raises(AurepError, match=r"fast.*compiled"), using("fast"):
         pass

@@ -32,7 +32,9 @@ TOTALS = [
 ]
 
 # Looked up, not imported: importing timm needs what build_model does first.
-needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
+needs_timm = pytest.mark.skipif(
+    find_spec("timm") is None, reason="timm is not installed; torchvision, which it brings, may replace torch"
+)
 
 
 def relu_total(model: nn.Module, pixels: int) -> int:

@@ -149,14 +149,15 @@ def _since(crypten: Any, before: tuple[float, int]) -> dict[str, Any]:
 
 def _import_crypten(job: dict[str, Any]) -> Any:
     """CrypTen 0.4.1 asks torch and onnx for names that newer releases dropped; none of them is used to load a file."""
-    stub = types.ModuleType("torch.onnx._internal.registration")
-    stub.registry = None  # type: ignore[attr-defined]
+    stub: Any = types.ModuleType("torch.onnx._internal.registration")
+    stub.registry = None
     sys.modules.setdefault("torch.onnx._internal.registration", stub)
     torch_onnx: Any = torch.onnx
+    any_onnx: Any = onnx
     if not hasattr(torch_onnx, "OperatorExportTypes"):
         torch_onnx.OperatorExportTypes = types.SimpleNamespace(ONNX=0)
-    if not hasattr(onnx, "load_model_from_string"):
-        onnx.load_model_from_string = onnx.load_from_string  # type: ignore[attr-defined]
+    if not hasattr(any_onnx, "load_model_from_string"):
+        any_onnx.load_model_from_string = onnx.load_from_string
     os.environ.update(
         DISTRIBUTED_BACKEND="gloo",
         RENDEZVOUS=Path(job["rendezvous"]).as_uri(),

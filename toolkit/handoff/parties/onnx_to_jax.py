@@ -132,7 +132,7 @@ def _pad(given: Sequence[Any], attributes: Attributes) -> Any:
 def _split(given: Sequence[Any], attributes: Attributes) -> list[Any]:
     axis = attributes.get("axis", 0)
     sizes = given[1].tolist() if len(given) > 1 else attributes["split"]
-    return jnp.split(given[0], np.cumsum(sizes)[:-1].tolist(), axis=axis)  # type: ignore[no-any-return]
+    return jnp.split(given[0], np.cumsum(sizes)[:-1].tolist(), axis=axis)
 
 
 def _power(given: Sequence[Any], attributes: Attributes) -> Any:
