@@ -10,12 +10,11 @@ ones are skipped, stopped ones go on. Writes benchmarks/results/cifar10_degrees.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
-from provenance import RESULTS, markdown_table, provenance
+from provenance import RESULTS, epochs_of, markdown_table, provenance
 from rich.console import Console
 
 BUDGETS = ("20%", "5%", "2%", "0%")
@@ -79,8 +78,7 @@ def measure(run: Path, budget: str, degree: int, data_dir: str) -> dict[str, Any
 
 
 def training_seconds(run: Path, phases: tuple[str, ...]) -> float:
-    with (run / "metrics.csv").open() as table:
-        return sum(float(row["seconds"]) for row in csv.DictReader(table) if row["phase"] in phases)
+    return sum(float(row["seconds"]) for row in epochs_of(run) if row["phase"] in phases)
 
 
 def report(rows: list[dict[str, Any]], teacher_seconds: float) -> None:

@@ -12,13 +12,12 @@ Writes benchmarks/results/cpu_20_minutes.{json,md}.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
 from methods_cifar10 import PUBLISHED
-from provenance import RESULTS, markdown_table, provenance
+from provenance import RESULTS, epochs_of, markdown_table, provenance
 from rich.console import Console
 
 RECIPE = "cifar10-resnet9-narrow"
@@ -44,9 +43,8 @@ def run(out: Path, overrides: list[str]) -> dict[str, Any]:
     if not (out / "budget.json").exists():
         train(config, out, resume=out.exists(), console=Console())
     facts = json.loads((out / "budget.json").read_text())
-    with (out / "metrics.csv").open(newline="") as stream:
-        epochs = list(csv.DictReader(stream))
-    return {**{k: facts[k] for k in ("relu_count", "relu_total")}, **facts["training"], "epochs": epochs}
+    counts = {key: facts[key] for key in ("relu_count", "relu_total")}
+    return {**counts, **facts["training"], "epochs": epochs_of(out)}
 
 
 def report(runs: dict[str, dict[str, Any]]) -> None:

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from provenance import RESULTS, markdown_table, provenance
+from provenance import RESULTS, epochs_of, markdown_table, provenance
 from rich.console import Console
 
 RECIPE = "cifar10-resnet18-12.9k"
@@ -88,7 +88,7 @@ def run_cell(arguments: argparse.Namespace, cell: str, seed: int) -> dict[str, A
 
 def row_of(out: Path, baseline: Path, cell: str, seed: int) -> dict[str, Any]:
     facts = json.loads((out / "budget.json").read_text())
-    speeds = {**speed_of(baseline / "metrics.csv"), **speed_of(out / "metrics.csv")}
+    speeds = {**speed_of(baseline), **speed_of(out)}
     return {
         "cell": cell,
         "seed": seed,
@@ -100,17 +100,14 @@ def row_of(out: Path, baseline: Path, cell: str, seed: int) -> dict[str, Any]:
     }
 
 
-def speed_of(metrics: Path) -> dict[str, dict[str, float]]:
-    """Phase -> epochs, seconds, images per second, from a run's metrics.csv."""
-    import csv
-
+def speed_of(run: Path) -> dict[str, dict[str, float]]:
+    """Phase -> epochs, seconds, images per second."""
     found: dict[str, dict[str, float]] = {}
-    with metrics.open(newline="") as stream:
-        for row in csv.DictReader(stream):
-            phase = found.setdefault(row["phase"], {"epochs": 0, "seconds": 0.0, "images": 0.0})
-            phase["epochs"] += 1
-            phase["seconds"] += float(row["seconds"])
-            phase["images"] += float(row["seconds"]) * float(row["images_per_second"])
+    for row in epochs_of(run):
+        phase = found.setdefault(row["phase"], {"epochs": 0, "seconds": 0.0, "images": 0.0})
+        phase["epochs"] += 1
+        phase["seconds"] += float(row["seconds"])
+        phase["images"] += float(row["seconds"]) * float(row["images_per_second"])
     return {
         name: {"epochs": p["epochs"], "seconds": p["seconds"], "images_per_second": p["images"] / p["seconds"]}
         for name, p in found.items()
