@@ -29,7 +29,7 @@ _SHORTCUTS = {  # option -> the configuration key it sets
 @click.command("train")
 @click.argument("recipe", required=False)
 @click.option(
-    "--model", help="resnet9, resnet18, resnet34, wide_resnet22_8, vgg16, timm:NAME or package.module:factory."
+    "--model", help="resnet9, 18, 20, 32, 34, 56, wide_resnet22_8, vgg16, timm:NAME or package.module:factory."
 )
 @click.option("--data", help="mnist5k, digits, cifar10, cifar100, tiny-imagenet, folder:PATH, npz:PATH or hf:NAME.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set lies, or is downloaded to.")

@@ -39,6 +39,9 @@ MODELS: dict[str, Architecture] = {
     "resnet9": Architecture(partial(ResNet, (1, 1, 1, 1)), width=64, smallest_input=8),
     "resnet18": Architecture(partial(ResNet, (2, 2, 2, 2)), width=64, smallest_input=8),
     "resnet34": Architecture(partial(ResNet, (3, 4, 6, 3)), width=64, smallest_input=8),
+    "resnet20": Architecture(partial(ResNet, (3, 3, 3), stem_relu=True), width=16, smallest_input=4),
+    "resnet32": Architecture(partial(ResNet, (5, 5, 5), stem_relu=True), width=16, smallest_input=4),
+    "resnet56": Architecture(partial(ResNet, (9, 9, 9), stem_relu=True), width=16, smallest_input=4),
     "wide_resnet22_8": Architecture(partial(WideResNet, 22), width=128, smallest_input=4),
     "vgg16": Architecture(VGG16, width=64, smallest_input=32, has_stem_relu=False),
 }
@@ -60,9 +63,10 @@ def build_model(
             arguments that it names.
         num_classes: logits, at least 1.
         in_channels: image channels, at least 1.
-        width: channels of the first stage; default 64, and 128 for wide_resnet22_8.
+        width: channels of the first stage; default 64, 16 for resnet20, 32 and 56, and 128 for wide_resnet22_8.
         input_size: pixels per side. Aurep's own networks pool globally, so this only checks that it is large enough.
-        stem_relu: for ResNets, put a ReLU in the stem; for wide_resnet22_8, behind the last batch norm. Default: no.
+        stem_relu: for ResNets, put a ReLU in the stem; for wide_resnet22_8, behind the last batch norm. Default: as the
+            published totals count, which is yes for resnet20, 32 and 56 and no for the others.
 
     Raises:
         AurepError: unknown name, a size that is not positive or too small, an option that the network does not have.

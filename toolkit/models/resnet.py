@@ -1,7 +1,9 @@
 """CIFAR ResNets of basic blocks (He et al., 2016, arXiv:1512.03385), for small images: 3x3 stem, no max-pool.
 
-The stem has no ReLU unless asked for. Published totals for "ResNet-18" at 32x32 are 491,520 elements without the
-stem's 65,536 and 557,056 with them; `stem_relu` chooses between the two.
+Two families. ResNet-9, -18 and -34 have four stages; published totals for "ResNet-18" at 32x32 are 491,520 elements
+without the stem's 65,536 and 557,056 with them, and `stem_relu` chooses between the two. ResNet-20, -32 and -56 are
+the paper's own CIFAR networks: three stages that start at 16 channels, and a stem with a ReLU, which their published
+totals count. Where shapes change, shortcuts are 1x1 convolutions with a batch norm in both.
 """
 
 from __future__ import annotations
@@ -36,10 +38,10 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem and four stages of basic blocks; channels double and the image halves from stage to stage.
+    """A stem and stages of basic blocks; channels double and the image halves from stage to stage.
 
     Args:
-        blocks: basic blocks per stage, e.g. (2, 2, 2, 2) for ResNet-18.
+        blocks: basic blocks per stage, e.g. (2, 2, 2, 2) for ResNet-18, (3, 3, 3) for ResNet-20.
         num_classes: logits.
         in_channels: channels of the input image.
         width: channels of the first stage.
@@ -53,17 +55,19 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu: nn.Module = nn.ReLU() if stem_relu else nn.Identity()
-        self.layer1 = _stage(width, width, blocks[0], 1)
-        self.layer2 = _stage(width, 2 * width, blocks[1], 2)
-        self.layer3 = _stage(2 * width, 4 * width, blocks[2], 2)
-        self.layer4 = _stage(4 * width, 8 * width, blocks[3], 2)
+        self.stages = [f"layer{number}" for number in range(1, len(blocks) + 1)]
+        channels = width
+        for number, (name, count) in enumerate(zip(self.stages, blocks, strict=True)):
+            before, channels = channels, width * 2**number
+            self.add_module(name, _stage(before, channels, count, stride=1 if number == 0 else 2))
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(8 * width, num_classes)
+        self.fc = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> logits (N, num_classes)."""
         x = self.relu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for name in self.stages:
+            x = getattr(self, name)(x)
         out: Tensor = self.fc(self.pool(x).flatten(1))
         return out
 
