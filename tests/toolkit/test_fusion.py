@@ -13,7 +13,7 @@ from tolerances import FLOAT32, FLOAT64
 from torch import Tensor, nn
 
 import aurep
-from aurep.kernels import CHOICES, cpu, using
+from aurep.kernels import CHOICES, cpu_build, using
 from aurep.models import build_model
 from aurep.surgery import evaluating, hybrid_sites
 from aurep.training.fusion import NormedActivation, fuse
@@ -82,7 +82,7 @@ def test_all_results_equal_the_unfused_ones(degree: int) -> None:
         torch.testing.assert_close(found[name], wanted[name], rtol=FLOAT64, atol=FLOAT64, msg=name)
 
 
-@pytest.mark.skipif(not cpu.available(), reason=cpu.describe())
+@pytest.mark.skipif(not cpu_build.available(), reason=cpu_build.describe())
 def test_compiled_kernels_give_the_same() -> None:
     model = prepared(build_model("resnet9", num_classes=10, width=4), size=16)
     x = torch.randn(4, 3, 16, 16)

@@ -2,9 +2,9 @@
 
     eager     a handful of cheap torch operations; anywhere, any dtype. The default on a CPU, and what torch.compile
               sees: a compiler makes its own kernels out of them.
-    compiled  C++ for CPUs, built on first use where a compiler is found; chosen with `using("compiled")`. One pass
-              over memory in each direction; float32 and bfloat16.
-    triton    CUDA, where the triton package is installed; the default there. One pass in each direction; float32,
+    cpu       C++, built on first use where a compiler is found; chosen with `using("compiled")`. One pass over memory
+              in each direction; float32 and bfloat16.
+    cuda      Triton's, where that package is installed; the default there. One pass in each direction; float32,
               bfloat16 and float16.
 
 Each is a module with the functions of `Kernels`. What one cannot do (a dtype, a missing compiler) eager does. All add
@@ -108,13 +108,13 @@ def kernels_for(x: Tensor) -> Kernels:
     if torch.compiler.is_compiling() or _chosen == "eager":
         return cast(Kernels, eager)
     if x.device.type == "cuda" and triton_found():
-        from aurep.kernels import triton
+        from aurep.kernels import cuda
 
-        return cast(Kernels, triton if x.dtype in triton.DTYPES else eager)
+        return cast(Kernels, cuda if x.dtype in cuda.DTYPES else eager)
     if x.device.type == "cpu" and _chosen == "compiled":
-        from aurep.kernels import cpu
+        from aurep.kernels import cpu, cpu_build
 
-        return cast(Kernels, cpu if x.dtype in cpu.DTYPES and cpu.available() else eager)
+        return cast(Kernels, cpu if x.dtype in cpu.DTYPES and cpu_build.available() else eager)
     return cast(Kernels, eager)
 
 
@@ -124,9 +124,9 @@ def triton_found() -> bool:
 
 def describe() -> dict[str, str]:
     """Device -> what runs there, in words, for `aurep doctor`. Builds the compiled path if it can."""
-    from aurep.kernels import cpu
+    from aurep.kernels import cpu_build
 
-    found = {"CPU kernels": f"eager; kernels = 'compiled' would use {cpu.describe()}"}
+    found = {"CPU kernels": f"eager; kernels = 'compiled' would use {cpu_build.describe()}"}
     if torch.cuda.is_available():
         found["CUDA kernels"] = "Triton" if triton_found() else "eager, since the triton package is not installed"
     return found

@@ -25,7 +25,7 @@ namespace {
 
 using at::Tensor;
 
-constexpr int64_t WIDTH = AUREP_WIDTH;  // values of a table that a block holds at most; cpu.py says how many
+constexpr int64_t WIDTH = AUREP_WIDTH;  // values of a table that a block holds at most; cpu_build.py says how many
 constexpr int64_t PIECE = 8192;  // elements of an image in a block whose tables repeat
 constexpr int64_t FLUSH = 64;    // values that a sum takes before it is added to another, so that fewer digits are lost
 

@@ -1,38 +1,23 @@
-"""The compiled CPU path: builds `cpu.cpp` on first use, and prepares its tables.
+"""The compiled kernels of `cpu.cpp`: tensors brought into its order, tables made for it, and its sums taken apart.
 
-Built with torch.utils.cpp_extension, which needs a C++ compiler and ninja, into a folder of the user's cache that is
-named after all that the machine code depends on: source, torch, compiler, processor. One process builds, others wait.
-Where it cannot be built `available` is false, `describe` says why, and eager kernels take over.
+`aurep.kernels.cpu_build` builds and loads it, which has to come first.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import pooch
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.nn import functional as F
+
+from aurep.kernels.cpu_build import WIDTH
 
 if TYPE_CHECKING:
     from aurep.kernels import Needs, Norm
 
 DTYPES = (torch.float32, torch.bfloat16)
-_WIDTH = 512  # values of a table in a block of cpu.cpp: 8 tables and 6 sums of them fit a first-level cache
-_SOURCE = Path(__file__).with_name("cpu.cpp")
-# NaN must stay NaN, so no -ffast-math; these two only free comparisons to become selects.
-_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", f"-DAUREP_WIDTH={_WIDTH}"]
 
 
 def forward(x: Tensor, mask: Tensor, coefficients: Tensor | None) -> Tensor:
@@ -113,7 +98,7 @@ def _tables(z: Tensor, norms: Sequence[Norm], coefficients: Tensor | None) -> Te
 
 def _spread(rows: Tensor, z: Tensor) -> Tensor:
     """(rows, C), as it is where channels come last and one period of them fits a block, else (rows, elements)."""
-    return rows if _layout(z)[1] and z.shape[1] <= _WIDTH else _expand(rows, z)
+    return rows if _layout(z)[1] and z.shape[1] <= WIDTH else _expand(rows, z)
 
 
 def _layout(z: Tensor) -> tuple[tuple[int, int], bool]:
@@ -166,89 +151,5 @@ def _like(x: Tensor | None, z: Tensor) -> Tensor | None:
     return x.to(z.dtype).contiguous(memory_format=torch.channels_last if _layout(z)[1] else torch.contiguous_format)
 
 
-def available() -> bool:
-    return _build() is None
-
-
-def describe() -> str:
-    """ "compiled C++", or "eager, since ..."."""
-    reason = _build()
-    return "compiled C++" if reason is None else f"eager, since {reason}"
-
-
 def _operators() -> Any:
     return torch.ops.aurep_cpu
-
-
-@cache
-def _build() -> str | None:
-    """Load the library, building it where that was not done before. Returns why it cannot be had, or None."""
-    if platform.system() == "Windows":
-        return "the compiled path is not made for Windows"
-    with _scripts_on_path():
-        if shutil.which(_compiler()) is None:
-            return f"no C++ compiler {_compiler()!r} is found"
-        if shutil.which("ninja") is None:
-            return "ninja is not installed"
-        try:
-            _load()
-        except Exception as error:  # compilers fail in many ways, and none of them may stop a run
-            return f"it cannot be built ({str(error).splitlines()[0]})"
-    return None
-
-
-def _load() -> None:
-    from torch.utils import cpp_extension
-
-    folder = _folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "build.lock"):
-        (folder / "lock").unlink(missing_ok=True)  # left by a build that was killed; nobody else is here now
-        cpp_extension.load(
-            "aurep_cpu",
-            [str(_SOURCE)],
-            extra_cflags=[*_FLAGS, *_machine_flags(), "-fopenmp"],
-            extra_ldflags=["-fopenmp"],
-            build_directory=str(folder),
-            is_python_module=False,
-        )
-
-
-def _folder() -> Path:
-    source = _SOURCE.read_text()
-    parts = (source, torch.__version__, _compiler_version(), platform.machine(), _processor(), " ".join(_FLAGS))
-    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    return Path(pooch.os_cache("aurep")) / "kernels" / key
-
-
-def _compiler() -> str:
-    return os.environ.get("CXX", "c++")
-
-
-@cache
-def _compiler_version() -> str:
-    return subprocess.run([_compiler(), "--version"], capture_output=True, text=True, check=False).stdout
-
-
-@cache
-def _machine_flags() -> tuple[str, ...]:
-    """-march=native where the compiler knows it. The build's folder is the processor's own: a home may be shared."""
-    test = [_compiler(), "-march=native", "-x", "c++", "-E", os.devnull]
-    return ("-march=native",) if subprocess.run(test, capture_output=True, check=False).returncode == 0 else ()
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-
-
-@contextmanager
-def _scripts_on_path() -> Iterator[None]:
-    """ninja may be installed beside this Python, in a virtual environment that is not activated."""
-    before = os.environ.get("PATH", "")
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
-    try:
-        yield
-    finally:
-        os.environ["PATH"] = before

@@ -1,4 +1,4 @@
-"""The Triton kernels under Triton's interpreter; run by test_triton.py in a process of its own."""
+"""The Triton kernels under Triton's interpreter; run by test_cuda.py in a process of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from comparing import Case, compare_all, compare_bare, compare_norm
 
-from aurep.kernels import triton
+from aurep.kernels import cuda
 
 # Few and small: the interpreter takes a millisecond for every operation of every program.
 ALL = {
@@ -26,21 +26,21 @@ BARE = {
 
 @pytest.fixture(autouse=True)
 def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "_PROGRAMS", 2)  # several images to a program, and the last chunk smaller
+    monkeypatch.setattr(cuda, "_PROGRAMS", 2)  # several images to a program, and the last chunk smaller
 
 
 @pytest.mark.parametrize("case", ALL.values(), ids=ALL.keys())
 def test_everything_equals_eager_in_float64(case: Case) -> None:
-    compare_all(triton, case)
+    compare_all(cuda, case)
 
 
 @pytest.mark.parametrize("case", BARE.values(), ids=BARE.keys())
 def test_the_activation_alone_equals_eager_in_float64(case: Case) -> None:
-    compare_bare(triton, case)
+    compare_bare(cuda, case)
 
 
 def test_more_tiles_than_one_in_each_direction(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "_TILE", 16)
+    monkeypatch.setattr(cuda, "_TILE", 16)
     for case in (Case((5, 3, 7), images=3), Case((19, 3, 2), images=3, channels_last=True)):
-        compare_bare(triton, case)
-        compare_norm(triton, case)
+        compare_bare(cuda, case)
+        compare_norm(cuda, case)

@@ -1,5 +1,7 @@
 """The hybrid activation on CUDA, one pass over memory in each direction. `aurep.activation` has the maths.
 
+Here work is cut up and the programs of `cuda_programs` are launched.
+
 x of shape (N, C, P positions), contiguous or channels_last, is cut into tiles of channels by positions and into chunks
 of images. One program goes through the images of one chunk at one tile: its constants are read once, each element of x
 (g, the residual) once. Sums over images take two stages in fixed order, so that results repeat: each program writes the
@@ -20,7 +22,7 @@ import torch
 import triton
 from torch import Tensor
 
-from aurep.kernels import device
+from aurep.kernels import cuda_programs as programs
 
 if TYPE_CHECKING:
     from aurep.kernels import Needs, Norm
@@ -48,8 +50,8 @@ def statistics(z: Tensor) -> tuple[Tensor, Tensor]:
     rows, channels = grid[1] * grid[2], z.shape[1]
     parts = torch.empty((rows, 3, channels), device=z.device)
     mean, variance = torch.empty((2, channels), device=z.device)
-    device.statistics[grid](z, parts, *sizes, **blocks)
-    device.merge_statistics[(triton.cdiv(channels, 16),)](
+    programs.statistics[grid](z, parts, *sizes, **blocks)
+    programs.merge_statistics[(triton.cdiv(channels, 16),)](
         parts, mean, variance, channels, rows, float(z.numel() // channels), BLOCK_C=16, ROWS=64
     )
     return mean, variance
@@ -62,7 +64,7 @@ def normed_forward(
     grid, sizes, blocks = _plan(z)
     y = torch.empty_like(z)
     other = z if residual is None else _like(residual, z)
-    device.forward[grid](
+    programs.forward[grid](
         z, other, _rows(norms, z), _bytes(mask), _given(coefficients, z), y, *sizes,
         **_variant(residual, norms, mask, coefficients), **blocks,
     )  # fmt: skip
@@ -89,13 +91,13 @@ def normed_backward(
     of_elements = torch.empty((3, chunks, elements) if variant["PER_ELEMENT"] else (1,), device=z.device)
     of_channels = torch.empty((rows, count, channels), device=z.device)
     other = z if residual is None else _like(residual, z)
-    device.backward[grid](
+    programs.backward[grid](
         _like(g, z), z, other, _rows(norms, z), _bytes(mask), _given(coefficients, z), du, of_alpha, of_elements,
         of_channels, *sizes, **variant, **blocks, SUMS=count,
     )  # fmt: skip
     grad_alpha, sums = torch.empty_like(alpha), torch.empty((count, channels), device=z.device)
     first, columns = triton.cdiv(elements, _TILE), count * channels
-    device.finish_sums[(first + triton.cdiv(columns, 16),)](
+    programs.finish_sums[(first + triton.cdiv(columns, 16),)](
         of_alpha, of_channels, alpha.contiguous(), grad_alpha, sums, elements, columns, chunks, rows, first,
         BLOCK=_TILE, ROWS=64,
     )  # fmt: skip
@@ -111,7 +113,7 @@ def norm_input(du: Tensor, z: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Ten
     z = _dense(z)
     grid, sizes, blocks = _plan(z)
     dz = torch.empty_like(z)
-    device.norm_input[grid](_like(du, z), z, torch.stack([mean, a, b, c]), dz, *sizes, **blocks)
+    programs.norm_input[grid](_like(du, z), z, torch.stack([mean, a, b, c]), dz, *sizes, **blocks)
     return dz
 
 

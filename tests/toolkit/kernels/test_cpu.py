@@ -1,8 +1,6 @@
-"""The C++ kernels, where a compiler is found, and what happens where none is."""
+"""The C++ kernels, where a compiler is found."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aurep import AurepError, HybridActivation
-from aurep.kernels import Needs, cpu, eager, kernels_for, using
+from aurep.kernels import Needs, cpu, cpu_build, eager, kernels_for, using
 
 compiled = pytest.mark.skipif(
-    "not __import__('aurep.kernels.cpu', fromlist=['cpu']).available()", reason=cpu.describe()
+    "not __import__('aurep.kernels.cpu_build', fromlist=['cpu_build']).available()", reason=cpu_build.describe()
 )
 
 
@@ -61,26 +59,6 @@ def test_a_transposed_input_is_taken_in_its_logical_order() -> None:
     case = Case((3, 5, 4))
     y = cpu.forward(case.x.transpose(2, 3).contiguous().transpose(2, 3), case.mask, case.coefficients)
     assert torch.equal(y, cpu.forward(case.x, case.mask, case.coefficients))
-
-
-@pytest.mark.parametrize("missing", ["c++", "ninja"])
-def test_without_tools_eager_takes_over(missing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cpu.shutil, "which", lambda name: None if name == missing else name)
-    monkeypatch.setenv("CXX", "c++")
-    monkeypatch.setattr(cpu, "_build", cpu._build.__wrapped__)
-    with using("compiled"):
-        assert kernels_for(torch.zeros(1, 2)) is eager
-    assert missing in cpu.describe()
-
-
-def test_a_failing_compiler_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
-        raise RuntimeError("Error building extension\nand pages of output")
-
-    monkeypatch.setattr(cpu, "_load", fail)
-    monkeypatch.setattr(cpu.shutil, "which", lambda name: name)
-    monkeypatch.setattr(cpu, "_build", cpu._build.__wrapped__)
-    assert cpu.describe() == "eager, since it cannot be built (Error building extension)"
 
 
 def test_dtypes_it_lacks_go_to_eager() -> None:

@@ -17,7 +17,7 @@ _COMPILE = """
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from aurep.kernels import device
+from aurep.kernels import cuda_programs as programs
 
 SIZES = dict(N="i32", C="i32", P="i32", stride_c="i32", stride_p="i32", chunk="i32")
 TILE = dict(BLOCK_C=64, BLOCK_P=16)
@@ -31,13 +31,13 @@ def build(program, pointers, **constants):
 
 for norms, residual, terms, per_element in ((0, False, 3, False), (2, True, 2, True)):
     variant = dict(NORMS=norms, RESIDUAL=residual, TERMS=terms, PER_ELEMENT=per_element, **TILE)
-    build(device.forward, dict(x=T, residual=T, mask="*u8", y=T), **variant)
-    build(device.backward, dict(g=T, x=T, residual=T, mask="*u8", du=T), **variant, SUMS=(3, 5, 6)[norms])
-build(device.statistics, dict(x=T), **TILE)
-build(device.norm_input, dict(du=T, x=T, dx=T), **TILE)
+    build(programs.forward, dict(x=T, residual=T, mask="*u8", y=T), **variant)
+    build(programs.backward, dict(g=T, x=T, residual=T, mask="*u8", du=T), **variant, SUMS=(3, 5, 6)[norms])
+build(programs.statistics, dict(x=T), **TILE)
+build(programs.norm_input, dict(du=T, x=T, dx=T), **TILE)
 counts = dict.fromkeys(["elements", "columns", "chunks", "rows", "alpha_programs"], "i32")
-build(device.finish_sums, counts, BLOCK=1024, ROWS=64)
-build(device.merge_statistics, dict(C="i32", rows="i32", total="fp32"), BLOCK_C=16, ROWS=64)
+build(programs.finish_sums, counts, BLOCK=1024, ROWS=64)
+build(programs.merge_statistics, dict(C="i32", rows="i32", total="fp32"), BLOCK_C=16, ROWS=64)
 """
 
 

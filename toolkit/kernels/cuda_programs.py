@@ -1,7 +1,6 @@
-"""The Triton programs that `aurep.kernels.triton` launches; it says how work is cut up, and checks what they are given.
+"""The Triton programs that `aurep.kernels.cuda` launches; it says how work is cut up, and checks what they are given.
 
-Written in Triton's own subset of Python: not type-checked, since its values are no Python
-objects.
+Written in Triton's own subset of Python, whose values are no Python objects: not type-checked.
 """
 
 from __future__ import annotations
