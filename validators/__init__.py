@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aurep.validators.facts import UncountableError
+    from aurep.validators.graph.facts import UncountableError
     from aurep.validators.relu_count import ReluCount, count_relus
     from aurep.validators.report import Check, Report
     from aurep.validators.validation import validate
@@ -21,7 +21,7 @@ _HOMES = {
     "Check": "report",
     "ReluCount": "relu_count",
     "Report": "report",
-    "UncountableError": "facts",
+    "UncountableError": "graph.facts",
     "count_relus": "relu_count",
     "validate": "validation",
 }

@@ -27,9 +27,9 @@ from typing import Any
 
 import onnx
 
-from aurep.validators.call import Call
-from aurep.validators.costs import comparisons
-from aurep.validators.facts import Fact, attributes, site_name
+from aurep.validators.graph.call import Call
+from aurep.validators.graph.costs import comparisons
+from aurep.validators.graph.facts import Fact, attributes, site_name
 from aurep.validators.relu_count import walk_once
 
 LINEAR = frozenset({"Conv", "Gemm", "MatMul"})

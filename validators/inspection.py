@@ -12,11 +12,11 @@ import onnx
 
 from aurep.errors import AurepError
 from aurep.validators.estimate import count_work, estimate
-from aurep.validators.facts import UncountableError
-from aurep.validators.reading import MODEL_FILE, read, read_json
-from aurep.validators.recovery import pointwise, recover_sites
+from aurep.validators.files.reading import MODEL_FILE, read, read_json
+from aurep.validators.graph.facts import UncountableError
 from aurep.validators.relu_count import count
-from aurep.validators.site_table import site_rows
+from aurep.validators.sites.recovery import pointwise, recover_sites
+from aurep.validators.sites.table import site_rows
 
 _LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _PRODUCTS = frozenset({"Mul", "Pow"})

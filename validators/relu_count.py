@@ -16,10 +16,10 @@ from pathlib import Path
 
 import onnx
 
-from aurep.validators.facts import Fact, UncountableError
-from aurep.validators.infer import type_fact
-from aurep.validators.reading import read
-from aurep.validators.walk import Walk
+from aurep.validators.files.reading import read
+from aurep.validators.graph.facts import Fact, UncountableError
+from aurep.validators.graph.infer import type_fact
+from aurep.validators.graph.walk import Walk
 
 UNHEARD_OF = 2**30  # images: no batch is as large; below twice that, 2^31 - 1 still says "to the end" of a slice
 
@@ -60,7 +60,7 @@ def count_relus(path: str | Path) -> ReluCount:
         AurepError: the file cannot be read.
         UncountableError: it is a graph whose comparisons cannot be bounded from the graph alone (an AurepError too).
     """
-    from aurep.validators.recovery import pointwise_sites
+    from aurep.validators.sites.recovery import pointwise_sites
 
     model = read(path).model
     return count(model, pointwise_sites(model))

@@ -12,23 +12,23 @@ import onnx
 
 from aurep.errors import AurepError
 from aurep.metadata import InputClaim, Metadata, TrainingClaim
-from aurep.validators import accuracy
-from aurep.validators.accuracy import Bounds, check_accuracy
-from aurep.validators.count_check import activations, check_count, read_budget
-from aurep.validators.facts import UncountableError
-from aurep.validators.fixed_point import BY_TARGET, FixedPoint, check_fixed_point
-from aurep.validators.localise import check_localise
-from aurep.validators.parity import check_parity
-from aurep.validators.reading import Artefact, read
-from aurep.validators.recovery import RecoveredSite, pointwise, recover_sites
+from aurep.validators.checks import accuracy
+from aurep.validators.checks.accuracy import Bounds, check_accuracy
+from aurep.validators.checks.count import activations, check_count, read_budget
+from aurep.validators.checks.fixed_point import BY_TARGET, FixedPoint, check_fixed_point
+from aurep.validators.checks.localise import check_localise
+from aurep.validators.checks.parity import check_parity
+from aurep.validators.checks.rounding import check_rounding
+from aurep.validators.checks.sites import check_sites
+from aurep.validators.checks.structure import MAX_ELEMENTS, check_structure
+from aurep.validators.files.reading import Artefact, read
+from aurep.validators.files.samples import Samples, eager_samples, read_samples
+from aurep.validators.graph.facts import UncountableError
 from aurep.validators.relu_count import ReluCount, count, model_inputs
 from aurep.validators.report import Check, Report
-from aurep.validators.rounding import check_rounding
-from aurep.validators.samples import Samples, eager_samples, read_samples
 from aurep.validators.session import CannotRunError, Session
-from aurep.validators.site_table import site_rows
-from aurep.validators.sites_check import check_sites
-from aurep.validators.structure import MAX_ELEMENTS, check_structure
+from aurep.validators.sites.recovery import RecoveredSite, pointwise, recover_sites
+from aurep.validators.sites.table import site_rows
 
 SAMPLES = 64  # images of a run that parity is measured on where no bundle brings its own
 

@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from exporting import NET, assert_scaled, example, run, small_net
 from torch import nn
 
 from aurep import AurepError, relu_sites
@@ -30,6 +29,7 @@ from aurep.metadata import (
     json_schema,
     mask_digest,
 )
+from tests.exporters.exporting import NET, assert_scaled, example, run, small_net
 
 CLAIM = InputClaim(shape=(2, 6, 6), mean=(0.5, 0.4), std=(0.2, 0.3))
 TRAINING = TrainingClaim(
@@ -210,7 +210,7 @@ def test_a_graph_that_differs_is_refused(model: nn.Module, tmp_path: Path, monke
 
 PROGRAM = """
 import sys
-from exporting import example, small_net
+from tests.exporters.exporting import example, small_net
 from aurep.exporters import export
 export(small_net(), example(), sys.argv[1])
 export(small_net(), example(), sys.argv[1] + "2")
@@ -219,7 +219,7 @@ export(small_net(), example(), sys.argv[1] + "2")
 
 def test_exports_are_byte_identical_across_processes_and_silent(tmp_path: Path) -> None:
     for seed in ("1", "2"):
-        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent)}
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])}
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, str(tmp_path / seed)],
             env=environment,

@@ -11,10 +11,10 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from exporting import elided, example, small_net
 
 from aurep import prepare, relu_sites, set_mask
 from aurep.exporters import TARGETS, export
+from tests.exporters.exporting import elided, example, small_net
 
 FOLDER = Path(__file__).parent / "golden"
 CASES = [*TARGETS, "onnx-degree-1", "onnx-degree-0", "onnx-none-kept", "onnx-all-kept"]

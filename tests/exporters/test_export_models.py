@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from exporting import NET, Block, assert_scaled, classifier, example, ops, randomise, run, small_net
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +15,7 @@ from aurep import AurepError, HybridActivation, fit_polynomials, prepare, relu_s
 from aurep.exporters import export
 from aurep.metadata import Metadata
 from aurep.models import build_model
+from tests.exporters.exporting import NET, Block, assert_scaled, classifier, example, ops, randomise, run, small_net
 
 
 class Functional(nn.Module):

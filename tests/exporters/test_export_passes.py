@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from exporting import NET, Array, assert_scaled, initializers, ops, passed, run, variable
 from onnx.reference import ReferenceEvaluator
 
 from aurep import AurepError
 from aurep.exporters.targets import TARGETS
+from tests.exporters.exporting import NET, Array, assert_scaled, initializers, ops, passed, run, variable
 
 RANDOM = np.random.default_rng(0)
 

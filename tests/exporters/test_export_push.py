@@ -13,11 +13,8 @@ import onnx_graphsurgeon as gs
 import onnxruntime
 import pytest
 import torch
-from exporting import NET, Array, assert_scaled, example, ops, passed, randomise, run, small_net, variable
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_export_models import DEEP, NETWORKS, eager
-from test_export_sites import hybrid
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,8 +23,22 @@ from aurep.exporters import export, find_target
 from aurep.models import build_model
 from aurep.validators import validate
 from aurep.validators.inspection import inspect
-from aurep.validators.recovery import pointwise, recover_sites
 from aurep.validators.relu_count import count as count_relus
+from aurep.validators.sites.recovery import pointwise, recover_sites
+from tests.exporters.exporting import (
+    NET,
+    Array,
+    assert_scaled,
+    example,
+    ops,
+    passed,
+    randomise,
+    run,
+    small_net,
+    variable,
+)
+from tests.exporters.test_export_models import DEEP, NETWORKS, eager
+from tests.exporters.test_export_sites import hybrid
 
 PUSHED = find_target("onnxruntime", push_constants=True)
 SHAPE = (3, 4, 4)  # of every tensor but the last few, so that any can be wired to any

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from exporting import SITE, Array, assert_scaled, initializers, node_named, one_site, ops, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
+from tests.exporters.exporting import SITE, Array, assert_scaled, initializers, node_named, one_site, ops, run
 
 FORMS = ["onnx", "spu", "crypten", "mask", "onnxruntime"]
 

@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from exporting import NET, Block, assert_scaled, classifier, example, initializers, ops, run, small_net
 from torch import nn
 
 from aurep import AurepError, prepare, relu_sites, set_mask
@@ -16,6 +15,7 @@ from aurep.exporters import TARGETS, export, find_target
 from aurep.metadata import Metadata, graph_digest
 from aurep.surgery import hybrid_sites
 from aurep.validators import validate
+from tests.exporters.exporting import NET, Block, assert_scaled, classifier, example, initializers, ops, run, small_net
 
 
 def load(file: Path) -> onnx.ModelProto:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import graphs
 import pytest
+
+from tests.validators import graphs
 
 
 @pytest.fixture

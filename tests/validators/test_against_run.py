@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import graphs
 import numpy as np
 import onnx
 import pytest
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from aurep import HybridActivation
 from aurep.errors import AurepError
 from aurep.validators import validate
+from tests.validators import graphs
 
 
 class Eager(nn.Module):

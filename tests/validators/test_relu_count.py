@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from unittest import mock
 
-import graphs
 import numpy as np
 import onnx
 import pytest
@@ -16,8 +15,9 @@ from onnx.reference.ops.op_relu import Relu
 
 from aurep.errors import AurepError
 from aurep.validators import UncountableError, count_relus
-from aurep.validators.recovery import pointwise_sites
 from aurep.validators.relu_count import count
+from aurep.validators.sites.recovery import pointwise_sites
+from tests.validators import graphs
 
 CONV = "w = Constant<value = float[4, 1, 1, 1] {1.0, 2.0, 3.0, 4.0}>() h = Conv<group = 4>(x, w)"
 

@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
-import graphs
 import pytest
 from click.testing import CliRunner
 
@@ -17,6 +16,7 @@ from aurep.errors import AurepError
 from aurep.validators.inspection import inspect
 from aurep.validators.render import to_github, to_html, to_junit
 from aurep.validators.report import Check, Report
+from tests.validators import graphs
 
 AWKWARD = 'a<b>&"c\x00\n100%,:'
 

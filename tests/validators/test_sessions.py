@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import graphs
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -12,8 +11,9 @@ import pytest
 
 from aurep.errors import AurepError
 from aurep.validators import validate
-from aurep.validators.fixed_point import FixedPoint, simulate
+from aurep.validators.checks.fixed_point import FixedPoint, simulate
 from aurep.validators.session import Session
+from tests.validators import graphs
 
 NO_CUDA = ["CPUExecutionProvider"]
 

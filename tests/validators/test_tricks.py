@@ -5,14 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-import graphs
 import numpy as np
 import onnx
 import pytest
-import tricks
 
 from aurep.validators import UncountableError, count_relus, validate
 from aurep.validators.relu_count import count
+from tests.validators import graphs, tricks
 
 GRAPHS = {
     **{name: (graphs.body, lines) for name, lines in tricks.BODIES.items()},

@@ -23,8 +23,8 @@ from aurep.handoff.measurement import Measurement, compare, traffic_of
 from aurep.handoff.processes import Event, Job, run_parties
 from aurep.handoff.spu_log import parse_log
 from aurep.rules import find_faults
-from aurep.validators.reading import Artefact, read
-from aurep.validators.samples import read_samples
+from aurep.validators.files.reading import Artefact, read
+from aurep.validators.files.samples import read_samples
 
 PARTIES = Path(__file__).parent / "parties"
 _LINEAR = frozenset({"Conv", "Gemm", "MatMul"})

@@ -1,0 +1,79 @@
+"""Does the graph compare what it claims, and no more than the budget?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aurep.budget import parse_budget
+from aurep.errors import AurepError
+from aurep.metadata import Metadata
+from aurep.validators.relu_count import ReluCount
+from aurep.validators.report import Check
+from aurep.validators.sites.recovery import RecoveredSite
+
+# These targets compare at every element whatever is kept, and say so: their budget is held against the kept elements.
+EVERYWHERE = ("mask", "onnxruntime")
+_ANY_COUNT = 10**18  # parse_budget refuses a budget above the total; held against a count, a large one is merely ample
+
+
+def activations(count: ReluCount, recovered: Mapping[str, RecoveredSite]) -> int:
+    """Activation elements per image, kept or replaced: what a budget in percent is a share of."""
+    sites = sum(site.mask.size for site in recovered.values())
+    outside = sum(site.elements for site in count.sites if site.name not in recovered)
+    return sites + outside
+
+
+def read_budget(text: str | int | None, total: int) -> int | None:
+    """A budget as the command line takes it; raises AurepError."""
+    if text is None:
+        return None
+    return parse_budget(text, total if str(text).strip().endswith("%") else _ANY_COUNT)
+
+
+def check_count(
+    count: ReluCount | AurepError,
+    metadata: Metadata | None,
+    budget: int | None,
+    recovered: Mapping[str, RecoveredSite],
+) -> Check:
+    """Hold `count` against the claim and the budget; `count` is the refusal where the graph cannot be counted."""
+    allowed = budget if budget is not None else metadata.relu_budget if metadata is not None else None
+    if isinstance(count, AurepError):
+        return Check("relu-count", "uncountable", allowed, False, str(count))
+    measured, problems = count.total, []
+    if metadata is not None:
+        problems += _against_claim(count, metadata)
+    serving = metadata is not None and metadata.target in EVERYWHERE and budget is None
+    if serving:
+        measured = sum(int(site.mask.sum()) for site in recovered.values())
+        measured += sum(site.elements for site in count.sites if site.name not in recovered)
+    if allowed is not None and measured > allowed:
+        problems.append(f"The graph evaluates {measured:,} ReLU-like elements per image but {allowed:,} are allowed.")
+    hint = " ".join(problems) or _remark(count, serving, allowed)
+    return Check("relu-count", measured, allowed, not problems, hint)
+
+
+def _against_claim(count: ReluCount, metadata: Metadata) -> list[str]:
+    problems = []
+    found, claimed = count.comparisons, {op: n for op, n in metadata.comparisons.items() if n}
+    for op in sorted(found.keys() | claimed.keys()):
+        if found.get(op, 0) != claimed.get(op, 0):
+            problems.append(
+                f"{op} compares {found.get(op, 0):,} elements per image but {claimed.get(op, 0):,} are claimed."
+            )
+    if metadata.target not in EVERYWHERE and metadata.relu_count != count.total:
+        problems.append(f"{count.total:,} ReLU-like elements were counted but {metadata.relu_count:,} are claimed.")
+    if metadata.relu_count > metadata.relu_budget:
+        problems.append(f"{metadata.relu_count:,} kept are claimed, above the budget {metadata.relu_budget:,}.")
+    return problems and [*problems, "Export the model again."]
+
+
+def _remark(count: ReluCount, serving: bool, allowed: int | None) -> str:
+    parts = []
+    if serving:
+        parts.append(f"Kept elements; this target compares at all {count.total:,}: it saves nothing under PI.")
+    if count.pooling:
+        parts.append(f"Max-pooling compares {count.pooling:,} elements per image besides.")
+    if allowed is None:
+        parts.append("No budget was given or claimed.")
+    return " ".join(parts)

@@ -1,0 +1,97 @@
+"""Does the file compute what the eager model computes, and what ONNX says it means?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from aurep.validators.checks.tolerances import PARITY_SCALED, PARITY_TIE
+from aurep.validators.files.samples import Samples
+from aurep.validators.relu_count import fixed_batch
+from aurep.validators.report import Check
+from aurep.validators.session import CannotRunError, Session
+
+REFERENCE_IMAGES = 2  # the reference evaluator is numpy: seconds an image for a large network
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Logits against expected ones, (n, classes) each.
+
+    Attributes:
+        maximum: largest absolute error.
+        scaled: that over the largest expected logit.
+        agreeing: images of the same top-1 class, ties (see `PARITY_TIE`) included.
+    """
+
+    maximum: float
+    scaled: float
+    agreeing: int
+    images: int
+
+    @property
+    def passed(self) -> bool:
+        return self.scaled <= PARITY_SCALED and self.agreeing == self.images
+
+
+def difference(found: Logits, expected: Logits) -> Difference:
+    """An error is infinite where shapes differ or a value is not finite, and none where there are no values."""
+    images = len(expected)
+    if found.shape != expected.shape or not (np.isfinite(found).all() and np.isfinite(expected).all()):
+        return Difference(np.inf, np.inf, 0, images)
+    if not expected.size:
+        return Difference(0.0, 0.0, images, images)
+    wide = expected.astype(np.float64)
+    maximum = float(np.abs(found - wide).max(initial=0))
+    scale = float(np.abs(wide).max(initial=0))
+    ordered = np.sort(wide.reshape(images, -1), axis=1)
+    margin = ordered[:, -1] - ordered[:, -2] if ordered.shape[1] > 1 else np.full(images, np.inf)
+    same = found.reshape(images, -1).argmax(1) == wide.reshape(images, -1).argmax(1)
+    agreeing = int((same | (margin <= PARITY_TIE * scale)).sum())
+    return Difference(maximum, maximum / scale if scale else maximum, agreeing, images)
+
+
+def check_parity(model: onnx.ModelProto, session: Session, samples: Samples, eager: Samples | None) -> Check:
+    """ONNX Runtime against the logits stored with the file, the eager model run afresh, and the ONNX reference."""
+    found = session.run(samples.inputs)
+    results = {"the stored logits": difference(found, samples.logits)}
+    if eager is not None:
+        results["the eager model"] = difference(found, eager.logits)
+    few = min(REFERENCE_IMAGES, len(found), fixed_batch(model) or REFERENCE_IMAGES)
+    problem = ""
+    try:
+        results["the ONNX reference"] = difference(found[:few], reference_logits(model, samples.inputs[:few]))
+    except CannotRunError as error:
+        problem = str(error)
+    worst = max(results.values(), key=lambda result: result.scaled)
+    hint = "; ".join(_sentence(name, result) for name, result in results.items())
+    passed = not problem and all(result.passed for result in results.values())
+    measured = f"scaled error {worst.scaled:.1e}, top-1 {min(r.agreeing / r.images for r in results.values()):.1%}"
+    return Check("parity", measured, f"{PARITY_SCALED:.0e}, 100%", passed, " ".join(filter(None, (hint, problem))))
+
+
+def reference_logits(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> Logits:
+    """Logits of the ONNX reference evaluator. Raises CannotRunError."""
+    batch = fixed_batch(model)
+    fed = inputs if batch is None else np.concatenate([inputs] * -(-batch // len(inputs)))[:batch]
+    name = model.graph.input[0].name
+    try:
+        with np.errstate(all="ignore"):
+            (found, *_) = ReferenceEvaluator(model).run(None, {name: fed})
+    except Exception as error:  # the evaluator raises whatever its operators raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CannotRunError(f"The ONNX reference evaluator cannot run the model: {reason[:200]}.") from None
+    logits: Logits = np.asarray(found)[: len(inputs)]
+    return logits
+
+
+def _sentence(name: str, result: Difference) -> str:
+    return (
+        f"against {name} max abs {result.maximum:.1e}, scaled {result.scaled:.1e}, "
+        f"top-1 {result.agreeing} of {result.images}"
+    )

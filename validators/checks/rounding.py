@@ -1,0 +1,121 @@
+"""Does the network depend on how its numbers are rounded?
+
+Floating-point arithmetic is no polynomial: (x + 2^23) - 2^23 is round(x) in fp32, hence a step, at any scale and in any
+disguise, and so is a product so small that it falls below the smallest number. No rule over the graph finds all of
+these; Monte Carlo arithmetic (Parker 1997) does: whatever lives in the last bits of an intermediate value is lost where
+those bits are random. Every operand of an operator that adds or multiplies is disturbed by a relative error far above
+the rounding of fp32 and far below what a network is sensitive to, element by element (so that sums within one operator
+cannot cancel it) and as a whole (so that averaging copies cannot).
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, inliner, numpy_helper
+
+from aurep.errors import AurepError
+from aurep.validators.checks.parity import difference
+from aurep.validators.checks.tolerances import DISTURBANCE, NEGLIGIBLE, ROUNDING_SCALED
+from aurep.validators.files.samples import Samples
+from aurep.validators.files.storage import graphs_of
+from aurep.validators.graph.costs import names
+from aurep.validators.relu_count import fixed_batch, model_inputs, walk_once
+from aurep.validators.report import Check
+from aurep.validators.session import CannotRunError, Session
+
+IMAGES = 8
+_KINDS = (TensorProto.FLOAT, TensorProto.DOUBLE)  # arithmetic in narrower floats is counted as it is
+_DISTURBED = frozenset(
+    names("""Add Sub Mul Div Neg Sum Mean MatMul Gemm Conv ConvTranspose Einsum BatchNormalization AveragePool
+    GlobalAveragePool""")
+)
+_FIRST_ONLY = frozenset(names("Pow Resize Cast ReduceSum ReduceMean ReduceSumSquare ReduceProd CumSum"))
+
+
+def check_rounding(model: onnx.ModelProto, samples: Samples | None, provider: str) -> Check | None:
+    """The failed check where the logits depend on rounding, on samples or on images drawn at random; else None."""
+    inputs = samples.inputs[:IMAGES] if samples is not None else _drawn(model)
+    allowed = f"<= {ROUNDING_SCALED}"
+    try:
+        plain = Session(model, provider).run(inputs)
+        found = Session(disturbed(model), provider).run(inputs)
+    except CannotRunError as error:
+        return Check("rounding", "does not run", allowed, False, str(error))
+    result = difference(found, plain)
+    if result.scaled <= ROUNDING_SCALED:
+        return None
+    hint = (
+        f"Disturbing all values by {DISTURBANCE:.0e} of themselves moves the logits by {result.scaled:.2g} of the "
+        "largest, so the graph computes with rounding errors, which can stand in for comparisons that nobody counted; "
+        "export the model again."
+    )
+    return Check("rounding", f"{result.scaled:.1e}", allowed, False, hint)
+
+
+def disturbed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with the float operands of its arithmetic disturbed at random. Raises CannotRunError."""
+    try:
+        copy = inliner.inline_local_functions(model)
+        facts, _ = walk_once(copy)
+    except (AurepError, RuntimeError) as error:
+        raise CannotRunError(f"The graph's rounding cannot be probed: {error}") from None
+    if len(list(graphs_of(copy.graph))) > 1:
+        raise CannotRunError("The rounding within If, Loop and Scan cannot be probed; export a flat graph.")
+    kinds = {name: fact.elem_type for name, fact in facts.items()}
+    rng = np.random.default_rng(secrets.randbits(64))
+    nodes: list[onnx.NodeProto] = []
+    for node in list(copy.graph.node):
+        computed = not all(facts[name].constant for name in node.output if name)
+        for place, name in enumerate(node.input):
+            kind = kinds.get(name, 0)
+            if computed and kind in _KINDS and _is_disturbed(node, place):
+                edge = f"rounding/{len(nodes)}"
+                nodes += _noise(name, edge, kind, copy.graph, rng)
+                node.input[place] = edge
+        nodes.append(node)
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del copy.graph.node[:]
+    copy.graph.node.extend(kept)
+    return copy
+
+
+def _is_disturbed(node: onnx.NodeProto, place: int) -> bool:
+    if node.op_type in _FIRST_ONLY:
+        return place == 0
+    return node.op_type in _DISTURBED
+
+
+def _noise(
+    source: str, target: str, kind: int, graph: onnx.GraphProto, rng: np.random.Generator
+) -> list[onnx.NodeProto]:
+    """target = source * factor * (1 + noise) + speck, with noise and speck of the tensor's shape."""
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    factor = np.array(1 + rng.choice([-1, 1]) * rng.uniform(DISTURBANCE / 2, DISTURBANCE), dtype)
+    graph.initializer.append(numpy_helper.from_array(factor, f"{target}/factor"))
+    noise, scaled, product, speck = (f"{target}/{part}" for part in ("noise", "scaled", "product", "speck"))
+    seeds = rng.uniform(1, 1e6, 2)
+    return [
+        _uniform(source, noise, kind, 1 - DISTURBANCE, 1 + DISTURBANCE, seeds[0]),
+        helper.make_node("Mul", [source, f"{target}/factor"], [scaled]),
+        helper.make_node("Mul", [scaled, noise], [product]),
+        _uniform(source, speck, kind, -NEGLIGIBLE, NEGLIGIBLE, seeds[1]),
+        helper.make_node("Add", [product, speck], [target]),
+    ]
+
+
+def _uniform(source: str, target: str, kind: int, low: float, high: float, seed: float) -> onnx.NodeProto:
+    return helper.make_node("RandomUniformLike", [source], [target], dtype=kind, low=low, high=high, seed=float(seed))
+
+
+def _drawn(model: onnx.ModelProto) -> NDArray[Any]:
+    """Images of a normal distribution, as normalised pixels have, or of integers."""
+    declared = model_inputs(model)[0].type.tensor_type
+    shape = (fixed_batch(model) or IMAGES, *(dim.dim_value for dim in declared.shape.dim[1:]))
+    rng, dtype = np.random.default_rng(secrets.randbits(64)), helper.tensor_dtype_to_np_dtype(declared.elem_type)
+    floats = np.issubdtype(dtype, np.floating)
+    return (rng.normal(size=shape) if floats else rng.integers(0, 128, shape)).astype(dtype)

@@ -1,0 +1,1 @@
+"""The static walk: shapes, small constants and costs of every node, without running any."""

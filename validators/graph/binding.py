@@ -1,0 +1,41 @@
+"""Calls of model-local functions: the opsets they import, and their attributes put in place of references."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import onnx
+
+from aurep.validators.graph.infer import STANDARD
+
+
+def versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    """Opset version by domain, the standard one under the empty name."""
+    return {"" if entry.domain in STANDARD else entry.domain: entry.version for entry in imports}
+
+
+def bound(node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]) -> onnx.NodeProto:
+    """`node` of a function body with the references to the function's attributes resolved, in its bodies too."""
+    if not any(a.ref_attr_name or a.HasField("g") for a in node.attribute):
+        return node
+    bound = onnx.NodeProto()
+    bound.CopyFrom(node)
+    del bound.attribute[:]
+    bound.attribute.extend(_bound_attributes(node, given))
+    return bound
+
+
+def _bound_attributes(node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]) -> Iterator[onnx.AttributeProto]:
+    for attribute in node.attribute:
+        copy = onnx.AttributeProto()
+        copy.CopyFrom(attribute)
+        if attribute.ref_attr_name:
+            if attribute.ref_attr_name not in given:
+                continue  # an optional attribute that the call leaves at the operator's default
+            copy.CopyFrom(given[attribute.ref_attr_name])
+            copy.name = attribute.name
+        if copy.HasField("g"):
+            nodes = [bound(inner, given) for inner in copy.g.node]
+            del copy.g.node[:]
+            copy.g.node.extend(nodes)
+        yield copy
