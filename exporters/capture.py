@@ -6,8 +6,6 @@ Always on the CPU and in float32: what a file holds must not depend on where or 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import onnx
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from aurep.errors import AurepError
 from aurep.exporters.quiet import quiet
+from aurep.modes import evaluating
 
 CAPTURE_OPSET = 18
 INPUT, OUTPUT = "input", "logits"
@@ -31,18 +30,6 @@ def portable(model: nn.Module) -> nn.Module:
     if all(t.device.type == "cpu" and (t.dtype == torch.float32 or not t.is_floating_point()) for t in tensors):
         return plain
     return copy.deepcopy(plain).to("cpu", torch.float32)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; every module's own mode again after it."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def run_eager(model: nn.Module, x: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 import aurep
 from aurep.kernels import CHOICES, cpu_build, using
 from aurep.models import build_model
-from aurep.surgery import evaluating, hybrid_sites
-from aurep.training.fusion import NormedActivation, fuse
+from aurep.modes import evaluating
+from aurep.surgery import hybrid_sites
+from aurep.surgery.fusion import NormedActivation, fuse
 
 
 class Shortcuts(nn.Module):

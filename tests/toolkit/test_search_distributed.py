@@ -14,8 +14,7 @@ from pathlib import Path
 from torch import distributed as dist
 import aurep
 from aurep.search import POLICIES
-from aurep.slimming import narrower
-from aurep.surgery import hybrid_sites
+from aurep.surgery import hybrid_sites, narrower
 from aurep.training.config import parse_config
 from aurep.training.engine import Engine
 

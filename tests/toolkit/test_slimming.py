@@ -18,8 +18,7 @@ import aurep
 from aurep.models.resnet import ResNet
 from aurep.models.vgg import VGG16
 from aurep.models.wide_resnet import WideResNet
-from aurep.slimming import Narrow, add_widths, at_width, narrower
-from aurep.surgery import hybrid_sites
+from aurep.surgery import Narrow, add_widths, at_width, hybrid_sites, narrower
 
 LAYERS = (nn.Conv2d, nn.Linear)
 

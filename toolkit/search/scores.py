@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from aurep.activation import HybridActivation
-from aurep.search.ranks import rank_count, sum_over_ranks
+from aurep.distributed import rank_count, sum_over_ranks
 
 
 class SaliencyScores:

@@ -10,8 +10,8 @@ ICLR 2023. Three stages:
    the weights.
 3. Finetuning with CE, KL and PRAM: finetune.ce_weight, kd_weight and pram_weight, published as 0.1, 0.5 and 1000.
 
-Replaced elements become the identity; any degree on request. SENet++ is `search.widths` (see `aurep.slimming`), which
-the search, like the finetuning, trains together; the masks are those of the full width.
+Replaced elements become the identity; any degree on request. SENet++ is `search.widths` (see
+`aurep.surgery.slimming`), which the search, like the finetuning, trains together; the masks are those of the full width.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from aurep.activation import HybridActivation
+from aurep.distributed import sum_over_ranks
 from aurep.errors import AurepError
 from aurep.search.masks import keep_top
 from aurep.search.policy import Policy
-from aurep.search.ranks import sum_over_ranks
 from aurep.search.sensitivity import layer_weights, magnitude_sensitivities, pruned_sensitivities, read_pruned
 from aurep.search.shares import water_fill
 

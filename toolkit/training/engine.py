@@ -24,15 +24,13 @@ from aurep.budget import ReluBudget
 from aurep.data.loader import DeviceLoader
 from aurep.errors import Diverged
 from aurep.kernels import using
+from aurep.modes import evaluating
 from aurep.search import Policy
-from aurep.slimming import Narrow
-from aurep.surgery import evaluating, hybrid_sites, relu_sites
+from aurep.surgery import Narrow, fuse, hybrid_sites, relu_sites, sync_norms
 from aurep.training.average import Average
 from aurep.training.checkpoint import RunFolder, portable
 from aurep.training.config import PhaseConfig, StudentConfig, TrainConfig
-from aurep.training.fusion import fuse
 from aurep.training.losses import LossTerm, distillation
-from aurep.training.norms import sync_norms
 from aurep.training.optim import make_optimizer, set_learning_rate
 from aurep.training.progress import Progress
 from aurep.training.signals import Stopped, StopSignal

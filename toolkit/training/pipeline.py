@@ -25,8 +25,15 @@ from aurep.data.loader import Augment, DeviceLoader
 from aurep.errors import AurepError
 from aurep.files import write_bytes, write_text
 from aurep.search import Policy, check_options, policy_class
-from aurep.slimming import Narrow, add_widths, narrower
-from aurep.surgery import fit_polynomials, hybrid_sites, relu_sites, tap_activations
+from aurep.surgery import (
+    Narrow,
+    add_widths,
+    fit_polynomials,
+    hybrid_sites,
+    narrower,
+    relu_sites,
+    tap_activations,
+)
 from aurep.training.checkpoint import RunFolder, load_weights, portable, read_weights, save_weights
 from aurep.training.config import Config, StudentConfig
 from aurep.training.engine import Engine, Phase, derive, evaluate

@@ -22,7 +22,7 @@ from aurep.budget import ReluSite
 from aurep.errors import AurepError
 from aurep.files import sha256, write_text
 from aurep.metadata import InputClaim, TrainingClaim
-from aurep.slimming import add_widths, at_width
+from aurep.surgery import add_widths, at_width
 from aurep.training.checkpoint import RunFolder, load_weights, read_weights
 from aurep.training.config import Config, check_config, parse_config
 from aurep.training.pipeline import Pipeline, RunResult, WidthResult

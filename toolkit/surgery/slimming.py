@@ -1,9 +1,9 @@
 """Several widths in one prepared network: narrower networks that use the first channels of its tensors.
 
 A `Narrow` is the network at one width w. It computes with the first ceil(w C) channels of every layer (see
-`aurep.channels`), as slices of the full network's own weights, masks and coefficients, so that training either trains
-both; only its batch norms are its own, since statistics differ from width to width. `Narrow.network` copies the slices
-into a network that stands alone: smaller for whoever runs it, and with those ReLUs only that lie in its channels.
+`aurep.surgery.channels`), as slices of the full network's own weights, masks and coefficients, so that training either
+trains both; only its batch norms are its own, since statistics differ from width to width. `Narrow.network` copies the
+slices into a network that stands alone: smaller for whoever runs it, and with those ReLUs only that lie in its channels.
 
 Source: SENet++ in Kundu et al., "Learning to Linearize Deep Neural Networks for Secure and Efficient Private
 Inference", ICLR 2023, after Horvath et al. (FjORD), NeurIPS 2021, and Yu et al. (slimmable networks), ICLR 2019.
@@ -19,9 +19,10 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from aurep.activation import HybridActivation
-from aurep.channels import Cut, plan_cuts, take
 from aurep.errors import AurepError
-from aurep.surgery import evaluating, hybrid_sites
+from aurep.modes import evaluating
+from aurep.surgery.channels import Cut, plan_cuts, take
+from aurep.surgery.sites import hybrid_sites
 
 _CHILD = "narrower"  # of a prepared network: its narrow ones, so that their batch norms are saved and trained with it
 

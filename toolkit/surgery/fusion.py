@@ -12,7 +12,7 @@ is cheap, so that backward computes u anew from z (and r, which a neighbour has 
     dL/dgamma = sum du zhat,   dL/dbeta = sum du,   dL/dz = gamma / sigma (du - dL/dbeta / M - zhat dL/dgamma / M)
 
 (Ioffe and Szegedy, ICML 2015). In a distributed run statistics and sums are those of all ranks
-(`aurep.training.norms`). `fuse` returns another graph over the very same modules: it is trained in place of the
+(`aurep.surgery.norms`). `fuse` returns another graph over the very same modules: it is trained in place of the
 prepared network, whose state, names, hooks, evaluation and export know nothing of it.
 """
 
@@ -26,9 +26,9 @@ from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
 from aurep.activation import HybridActivation
+from aurep.distributed import sum_over_ranks
 from aurep.kernels import Needs, Norm, kernels_for
-from aurep.search.ranks import sum_over_ranks
-from aurep.training.norms import Batch, copied, is_batch_norm, norm_input_gradient, normalise, regraphed
+from aurep.surgery.norms import Batch, copied, is_batch_norm, norm_input_gradient, normalise, regraphed
 
 _SUMS = (operator.add, operator.iadd, torch.add)
 _SUM_METHODS = ("add", "add_")

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from aurep.activation import HybridActivation
 from aurep.errors import AurepError
-from aurep.pooling import average_pool
+from aurep.surgery.pooling import average_pool
 
 KINDS: dict[str, tuple[type[nn.Module], tuple[Callable[..., Any], ...], tuple[str, ...]]] = {
     # name: module class, functions, methods

@@ -1,4 +1,4 @@
-"""Ranks of a distributed run see different images; what masks follow from must be the same on all of them."""
+"""Sums over the ranks of a distributed run, each of which sees other images."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Batch norms over the images of all ranks: a distributed run trains what one process would with the whole batch.
 
 torch's own SyncBatchNorm is for GPUs alone. Forward normalises by the mean and variance over all ranks; backward needs
-sum g and sum g (z - mean) over all ranks (`aurep.training.fusion` has the maths). As there, what is returned is
+sum g and sum g (z - mean) over all ranks (`aurep.surgery.fusion` has the maths). As there, what is returned is
 another graph over the same modules.
 """
 
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
+from aurep.distributed import rank_count, sum_over_ranks
 from aurep.kernels import kernels_for
 from aurep.kernels.eager import per_channel, widen
-from aurep.search.ranks import rank_count, sum_over_ranks
-from aurep.tracing import Untraceable, trace
+from aurep.surgery.tracing import Untraceable, trace
 
 
 class Batch:

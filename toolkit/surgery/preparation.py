@@ -1,27 +1,25 @@
-"""Put one `HybridActivation` at every activation call of a network, and work with those sites.
+"""Put one `HybridActivation` at every activation call of a network.
 
 `prepare` traces the network with torch.fx, so that shared modules, functional calls, methods and in-place variants each
-get a site of their own (see `aurep.tracing`). A network that torch.fx cannot trace gets its activation modules replaced
-in place, provided that each is called exactly once and none is called as a function.
+get a site of their own (see `aurep.surgery.tracing`). A network that torch.fx cannot trace gets its activation modules
+replaced in place, provided that each is called exactly once and none is called as a function.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from aurep.activation import HybridActivation
-from aurep.budget import ReluSite
 from aurep.errors import AurepError
-from aurep.polynomial import Fit, Moments, check_degree
-from aurep.pooling import average_pools
-from aurep.tracing import KINDS, Untraceable, replace_modules, replace_nodes, tap_nodes, trace
+from aurep.modes import evaluating
+from aurep.polynomial import check_degree
+from aurep.surgery.pooling import average_pools
+from aurep.surgery.sites import hybrid_sites
+from aurep.surgery.tracing import KINDS, Untraceable, replace_modules, replace_nodes, tap_nodes, trace
 
 
 def prepare(
@@ -96,73 +94,6 @@ def tap_activations(
         return model, [model.get_submodule(name) for name in names]
     tapped, taps = tap_nodes(model, graph, tuple(replace))
     return tapped.train(model.training), taps
-
-
-def hybrid_sites(model: nn.Module) -> list[HybridActivation]:
-    """The hybrid activations of a prepared model, in the order of its forward (of its modules, if it is untraced)."""
-    modules: Iterable[nn.Module] = model.modules()
-    if isinstance(model, fx.GraphModule):
-        modules = (model.get_submodule(str(node.target)) for node in model.graph.nodes if node.op == "call_module")
-    return [module for module in modules if isinstance(module, HybridActivation)]
-
-
-def relu_sites(model: nn.Module) -> list[ReluSite]:
-    """Name, shape, elements, kept and degree of every site of a prepared model."""
-    return [module.relu_site() for module in hybrid_sites(model)]
-
-
-def set_mask(model: nn.Module, name: str, mask: Tensor) -> None:
-    """Set which elements of site `name` stay ReLU: `mask` of the site's shape, true (or 1) where kept."""
-    sites = {module.site: module for module in hybrid_sites(model)}
-    if name not in sites:
-        raise AurepError(
-            f"the model has no site {name!r}; its sites are {', '.join(sites) or 'none: prepare it first'}."
-        )
-    sites[name].set_mask(mask)
-
-
-@torch.no_grad()
-def fit_polynomials(
-    model: nn.Module, batches: Iterable[Any], max_batches: int | None = None, method: Fit = "moments"
-) -> None:
-    """Fit every site's coefficients to its input distribution on `batches` (DaPa).
-
-    Args:
-        model: a prepared model; it runs in eval mode with its present masks, and its mode is restored.
-        batches: inputs (N, C, H, W), or tuples whose first item they are.
-        max_batches: stop after so many.
-        method: how, as in `aurep.polynomial.Moments.fit`: "moments", "normal" or "autorep".
-
-    Raises:
-        AurepError: no batch, or a batch that makes an activation infinite or NaN.
-    """
-    moments = {site: Moments(site.shape, site.per_element) for site in hybrid_sites(model) if site.degree}
-    hooks = [site.register_forward_pre_hook(lambda m, args: moments[m].add(args[0])) for site in moments]
-    device = next(model.parameters()).device
-    try:
-        with evaluating(model):
-            for batch in islice(batches, max_batches):
-                model((batch[0] if isinstance(batch, list | tuple) else batch).to(device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for site, seen in moments.items():
-        fitted = seen.fit(site.degree, method)
-        if not bool(torch.isfinite(fitted).all()):
-            raise AurepError(f"site {site.site} sees infinite or NaN inputs; check the weights and the data's scale.")
-        site.set_coefficients(fitted)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; every module's own mode is restored after it."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _check_options(model: nn.Module, replace: Sequence[str], maxpool: str, coefficients: str) -> None:

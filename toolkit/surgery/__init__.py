@@ -1,0 +1,26 @@
+"""Rewriting networks through torch.fx: hybrid activations at activation calls, and what is done to such a network.
+
+`preparation` puts the sites in, `sites` works with them; `slimming` makes narrower networks of one, `fusion` and
+`norms` the network that is trained in its place.
+"""
+
+from aurep.surgery.fusion import fuse
+from aurep.surgery.norms import sync_norms
+from aurep.surgery.preparation import prepare, tap_activations
+from aurep.surgery.sites import fit_polynomials, hybrid_sites, relu_sites, set_mask
+from aurep.surgery.slimming import Narrow, add_widths, at_width, narrower
+
+__all__ = [
+    "Narrow",
+    "add_widths",
+    "at_width",
+    "fit_polynomials",
+    "fuse",
+    "hybrid_sites",
+    "narrower",
+    "prepare",
+    "relu_sites",
+    "set_mask",
+    "sync_norms",
+    "tap_activations",
+]
