@@ -11,7 +11,7 @@ ICLR 2023. Three stages:
 3. Finetuning with CE, KL and PRAM: finetune.ce_weight, kd_weight and pram_weight, published as 0.1, 0.5 and 1000.
 
 Replaced elements become the identity; any degree on request. SENet++ is `search.widths` (see
-`aurep.surgery.slimming`), which the search, like the finetuning, trains together; the masks are those of the full width.
+`aurep.surgery.slimming`), which the search, like the finetuning, trains together; the masks are the full width's.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A `Narrow` is the network at one width w. It computes with the first ceil(w C) channels of every layer (see
 `aurep.surgery.channels`), as slices of the full network's own weights, masks and coefficients, so that training either
 trains both; only its batch norms are its own, since statistics differ from width to width. `Narrow.network` copies the
-slices into a network that stands alone: smaller for whoever runs it, and with those ReLUs only that lie in its channels.
+slices into a network that stands alone: smaller for whoever runs it, with only those ReLUs that lie in its channels.
 
 Source: SENet++ in Kundu et al., "Learning to Linearize Deep Neural Networks for Secure and Efficient Private
 Inference", ICLR 2023, after Horvath et al. (FjORD), NeurIPS 2021, and Yu et al. (slimmable networks), ICLR 2019.
