@@ -198,9 +198,9 @@ class Bench:
 
 
 def official_activation(path: Path) -> Any:
-    from aurep.models.external import _make_torchvision_importable
+    from aurep.torchvision import import_torchvision
 
-    _make_torchvision_importable()  # their module imports it
+    import_torchvision()  # their module imports it
     sys.path.insert(0, str(path.resolve()))
     from models_util.model_spReLU_relay import ReLU_masked_dapa_relay
 

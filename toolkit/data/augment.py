@@ -1,4 +1,4 @@
-"""Crop, flip and cutout for a whole batch at once, each image with its own parameters.
+"""What may happen to training images; and crop, flip and cutout for a whole batch at once, each image its own way.
 
 A shifted crop of a padded image is the image read at shifted row and column numbers; a flip is the columns read
 backwards. So padding is never built: row and column numbers are computed per image, then gathered.
@@ -21,6 +21,9 @@ class Augment:
     """What may happen to a training image, in this order.
 
     Args:
+        resized_crop: the least and the largest share of the image's area that a random rectangle, of sides 3:4 to
+            4:3, cuts out before it is resized; in place of `pad`.
+        randaugment: how many of RandAugment's operations each image gets, and how strong they are, 0 to 30.
         pad: pixels of padding on each side, out of which a window of the image's size is cropped at random; 0: none.
         padding: "reflect" the image at its border, or "zero" (black).
         flip: mirror left-right, each image by a fair coin in each epoch.
@@ -28,19 +31,45 @@ class Augment:
             epochs each image is seen both ways.
         cutout: side of a square that is replaced by the data set's mean colour; its centre is anywhere in the image,
             so that it may stick out; 0: none.
+        mixup: alpha of the Beta distribution by which two images and their labels are averaged; 0: none.
+        cutmix: the same for a rectangle of one pasted into the other. With both, each batch gets one by a fair coin.
     """
 
+    resized_crop: tuple[float, float] | None = None
+    randaugment: tuple[int, int] | None = None
     pad: int = 4
     padding: Literal["reflect", "zero"] = "reflect"
     flip: bool = True
     alternating: bool = False
     cutout: int = 0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.resized_crop is not None:
+            object.__setattr__(self, "pad", 0)
+            if not 0 < self.resized_crop[0] <= self.resized_crop[1] <= 1:
+                raise AurepError(f"resized_crop is {list(self.resized_crop)}, expected two rising shares in (0, 1].")
+        if self.randaugment is not None and not (self.randaugment[0] >= 1 and 0 <= self.randaugment[1] <= 30):
+            raise AurepError(
+                f"randaugment is {list(self.randaugment)}, expected operations per image (1 or more) and a strength of "
+                "0 to 30, such as [2, 9]."
+            )
+        if self.mixup < 0 or self.cutmix < 0:
+            raise AurepError(f"mixup {self.mixup}, cutmix {self.cutmix}: expected 0 or more each.")
         if self.pad < 0 or self.cutout < 0:
             raise AurepError(f"augmentation pad {self.pad}, cutout {self.cutout}: expected 0 or more pixels each.")
         if self.padding not in ("reflect", "zero"):
             raise AurepError(f"augmentation padding {self.padding!r} is unknown; expected 'reflect' or 'zero'.")
+
+    @property
+    def per_image(self) -> bool:
+        """Whether images are changed one by one, by torchvision, before they form a batch."""
+        return self.resized_crop is not None or self.randaugment is not None
+
+    @property
+    def mixes(self) -> bool:
+        return self.mixup > 0 or self.cutmix > 0
 
 
 @dataclass(frozen=True)
@@ -56,7 +85,7 @@ class Draws:
     def to(self, device: torch.device) -> Draws:
         return Draws(*(part.to(device) for part in vars(self).values()))
 
-    def __getitem__(self, positions: slice) -> Draws:
+    def __getitem__(self, positions: slice | Tensor) -> Draws:
         return Draws(*(part[positions] for part in vars(self).values()))
 
 

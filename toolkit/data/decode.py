@@ -1,15 +1,15 @@
-"""Decode image files into one uint8 array: look at every file's header first, then fill an array of the right size."""
+"""Open encoded images, and find the shape that a set of them has in common."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
-from aurep.data.images import Pixels
+from aurep.data.resize import Resize
 from aurep.errors import AurepError
 
 if TYPE_CHECKING:
@@ -17,91 +17,86 @@ if TYPE_CHECKING:
 
 GREY_MODES = ("1", "L", "LA")
 _DEEP_MODES = ("I", "F")  # and I;16 in its byte orders: more than eight bits per pixel
+_AT_ONCE = 1024  # headers read ahead
+
+Header = tuple[str, tuple[int, int]]  # Pillow's mode, (width, height)
 
 
-def survey(files: Sequence[Path], input_size: int | None = None) -> tuple[tuple[int, int], int]:
-    """What `decode_files` needs to know: (height, width), and channels, 1 if all files are greyscale, else 3.
+class Store(Protocol):
+    """Where encoded images are, by their number."""
 
-    Args:
-        files: at least one.
-        input_size: pixels per side to resize to; without it all files must have one size.
+    def __len__(self) -> int: ...
+
+    def name(self, number: int) -> str:
+        """What a message calls the image."""
+        ...
+
+    def opened(self, number: int) -> Image:
+        """The image, its header read, its pixels not yet. Raises AurepError."""
+        ...
+
+    def identity(self, number: int) -> str:
+        """Changes with the image's content."""
+        ...
+
+
+def survey(stores: Sequence[Store], resize: Resize) -> tuple[Resize, int]:
+    """How all images become one shape: `resize` with a size, and channels, 1 if all are greyscale, else 3.
+
+    Without a size all images must have one. With it, headers are read only until one is in colour.
 
     Raises:
-        AurepError: a file is no 8-bit image, or two differ in size; it names them.
+        AurepError: one is no 8-bit image, or two differ in size; it names them.
     """
-    with ThreadPoolExecutor() as pool:
-        headers = list(pool.map(_header, files))
-    channels = 1 if all(mode in GREY_MODES for mode, _ in headers) else 3
-    if input_size is not None:
-        return (input_size, input_size), channels
-    width, height = headers[0][1]
-    for file, (_, size) in zip(files, headers, strict=True):
-        if size != (width, height):
+    headers = _headers(stores)
+    if resize.size is not None:
+        return resize, 1 if all(mode in GREY_MODES for _, (mode, _) in headers) else 3
+    channels, first, size = 1, "", (0, 0)
+    for name, (mode, found) in headers:
+        if not first:
+            first, size = name, found
+        if found != size:
             raise AurepError(
-                f"{file} has {size[0]}x{size[1]} pixels and {files[0]} {width}x{height}; expected one size: "
+                f"{name} has {found[0]}x{found[1]} pixels and {first} {size[0]}x{size[1]}; expected one size: "
                 "give input_size to resize them all."
             )
-    return (height, width), channels
+        channels = channels if mode in GREY_MODES else 3
+    return resize.to(size[::-1]), channels
 
 
-def decode_files(files: Sequence[Path], size: tuple[int, int], channels: int) -> Pixels:
-    """Pixels uint8 (N, channels, height, width), each image resized to `size` (height, width) if it has another.
-
-    Args:
-        files: images that Pillow reads; transparency is dropped, palettes and greyscale become what `channels` says.
-        size: height and width, pixels.
-        channels: 1 for greyscale, 3 for RGB.
-
-    Raises:
-        AurepError: a file is no image, is damaged, or has more than eight bits per channel.
-    """
-    out = np.empty((len(files), channels, *size), np.uint8)
-
-    def fill(i: int) -> None:
-        out[i] = _decode(files[i], size, channels)
-
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
-        for _ in pool.map(fill, range(len(files))):
-            pass
-    return out
-
-
-def to_pixels(image: Image, size: tuple[int, int], channels: int) -> Pixels:
-    """One Pillow image as uint8 (channels, height, width)."""
-    from PIL import Image as PillowImage
-
-    converted = image.convert("L" if channels == 1 else "RGB")
-    height, width = size
-    if converted.size != (width, height):
-        converted = converted.resize((width, height), PillowImage.Resampling.BILINEAR)
-    pixels = np.asarray(converted)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def _header(file: Path) -> tuple[str, tuple[int, int]]:
-    with _opened(file) as image:
-        return image.mode, image.size
-
-
-def _decode(file: Path, size: tuple[int, int], channels: int) -> Pixels:
-    with _opened(file) as image:
+def converted(store: Store, number: int, channels: int) -> Image:
+    """Image `number` at its own size, greyscale or RGB. Raises AurepError where it is damaged."""
+    with store.opened(number) as image:
         try:
-            return to_pixels(image, size, channels)
+            return image.convert("L" if channels == 1 else "RGB")
         except (OSError, ValueError, SyntaxError) as error:
-            raise AurepError(f"the image {file} is damaged ({error}); replace or remove it.") from error
+            raise AurepError(f"the image {store.name(number)} is damaged ({error}); replace or remove it.") from error
 
 
-def _opened(file: Path) -> Image:
+def open_image(source: Path | bytes, name: str) -> Image:
+    """Raises AurepError, which calls it `name`: no image, or one of more than eight bits per channel."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        image = Image.open(file)
+        image = Image.open(source if isinstance(source, Path) else BytesIO(source))
     except UnidentifiedImageError:
-        raise AurepError(f"{file} is not an image; a class folder holds images only: remove it.") from None
+        raise AurepError(f"{name} is not an image, and a data set holds images only; remove it.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise AurepError(f"the image {file} cannot be opened ({error}); replace or remove it.") from error
+        raise AurepError(f"the image {name} cannot be opened ({error}); replace or remove it.") from error
     if image.mode in _DEEP_MODES or image.mode.startswith("I;"):
         mode = image.mode
         image.close()
-        raise AurepError(f"{file} has more than eight bits per pixel (mode {mode}); convert it to an 8-bit image.")
+        raise AurepError(f"{name} has more than eight bits per pixel (mode {mode}); convert it to an 8-bit image.")
     return image
+
+
+def _headers(stores: Sequence[Store]) -> Iterator[tuple[str, Header]]:
+    numbered = chain.from_iterable(((store, i) for i in range(len(store))) for store in stores)
+    with ThreadPoolExecutor() as pool:
+        while some := list(islice(numbered, _AT_ONCE)):
+            yield from pool.map(_header, *zip(*some, strict=True))
+
+
+def _header(store: Store, number: int) -> tuple[str, Header]:
+    with store.opened(number) as image:
+        return store.name(number), (image.mode, image.size)

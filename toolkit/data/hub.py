@@ -2,28 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aurep.data.decode import GREY_MODES, to_pixels
-from aurep.data.images import Labels, Pixels, RawData, fixed_order
+from aurep.data.decode import open_image, survey
+from aurep.data.encoded import EncodedImages
+from aurep.data.images import Labels, RawData, fixed_order
+from aurep.data.resize import AS_THEY_ARE, Resize
 from aurep.errors import AurepError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _TEST_SPLITS = ("test", "validation", "valid", "val")
 
 
-def read_hub(name: str, data_dir: Path, input_size: int | None = None) -> RawData:
-    """Read the train and test (or validation) split of NAME; its one Image and first ClassLabel column are used.
+@dataclass(frozen=True)
+class Rows:
+    """The images of a split, which `datasets` reads from a mapped file."""
+
+    title: str
+    split: Any  # its column holds {"bytes": encoded or None, "path": of a file where bytes is None}
+    column: str
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def name(self, number: int) -> str:
+        return f"{self.title} row {number}"
+
+    def opened(self, number: int) -> Image:
+        image = self.split[number][self.column]
+        encoded = image["bytes"]
+        return open_image(Path(image["path"]) if encoded is None else encoded, self.name(number))
+
+    def identity(self, number: int) -> str:
+        return f"{self.split._fingerprint} {number}"  # what the package itself keys its cached results by
+
+
+def read_hub(name: str, data_dir: Path, resize: Resize = AS_THEY_ARE) -> RawData:
+    """Find the train and test (or validation) split of NAME; its one Image and first ClassLabel column are used.
 
     The training images are put into a fixed permutation: many of these sets come sorted by class.
 
     Args:
         name: what `datasets.load_dataset` takes: a public set, or a local folder.
         data_dir: the set is cached here.
-        input_size: resize every image to this many pixels per side; without it all must have one size.
+        resize: how every image comes to its size; if it names none, all must have one.
 
     Raises:
         AurepError: the package or the set is missing, or a split or a column is.
@@ -46,12 +75,19 @@ def read_hub(name: str, data_dir: Path, input_size: int | None = None) -> RawDat
         raise AurepError(f"data hf:{name} has no test or validation split beside train; choose a set that has.")
     image_key, label_key = (_column(name, loaded["train"], kind) for kind in ("Image", "ClassLabel"))
     classes = tuple(loaded["train"].features[label_key].names)
-    train, y_train = _decoded(name, loaded["train"], image_key, label_key, input_size)
-    tested, y_test = _decoded(name, loaded[test], image_key, label_key, input_size)
-    channels = max(len(pixels) for pixels in (*train, *tested))
-    x_train, x_test = _stacked(train, channels), _stacked(tested, channels)
+    encoded = {split: loaded[split].cast_column(image_key, datasets.Image(decode=False)) for split in ("train", test)}
+    rows = {split: Rows(f"hf:{name} {split}", images, image_key) for split, images in encoded.items()}
+    if not all(map(len, rows.values())):
+        raise AurepError(f"data hf:{name} has an empty split; choose a set with images in train and test.")
+    shape = survey(list(rows.values()), resize)
+    x_train, x_test = (EncodedImages.all_of(rows[split], *shape) for split in ("train", test))
+    y_train, y_test = (_labels(encoded[split], label_key) for split in ("train", test))
     order = fixed_order(len(y_train))
-    return RawData(x_train[order], y_train[order], x_test, y_test, classes)
+    return RawData(x_train.subset(order), y_train[order], x_test, y_test, classes)
+
+
+def _labels(split: Any, column: str) -> Labels:
+    return np.asarray(split[column][:], np.int64)
 
 
 def _column(name: str, split: Any, kind: str) -> str:
@@ -59,29 +95,3 @@ def _column(name: str, split: Any, kind: str) -> str:
         if type(feature).__name__ == kind:
             return str(column)
     raise AurepError(f"data hf:{name} has no column of kind {kind} among {', '.join(split.features)}.")
-
-
-def _decoded(
-    name: str, split: Any, image_key: str, label_key: str, input_size: int | None
-) -> tuple[list[Pixels], Labels]:
-    pixels: list[Pixels] = []
-    labels: list[int] = []
-    size = None if input_size is None else (input_size, input_size)
-    for row in split:
-        image = row[image_key]
-        if size is None:
-            size = (image.height, image.width)
-        if input_size is None and (image.height, image.width) != size:
-            raise AurepError(
-                f"data hf:{name} has images of {image.width}x{image.height} and of {size[1]}x{size[0]} pixels; "
-                "give input_size to resize them all."
-            )
-        pixels.append(to_pixels(image, size, 1 if image.mode in GREY_MODES else 3))
-        labels.append(row[label_key])
-    if not pixels:
-        raise AurepError(f"data hf:{name} has an empty split; choose a set with images in train and test.")
-    return pixels, np.array(labels, np.int64)
-
-
-def _stacked(images: list[Pixels], channels: int) -> Pixels:
-    return np.stack([np.broadcast_to(pixels, (channels, *pixels.shape[1:])) for pixels in images])

@@ -1,9 +1,10 @@
-"""An image data set in memory, split three ways: what every reader gives and every user of data takes."""
+"""An image data set, split three ways: what every reader gives and every user of data takes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,26 @@ Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 _CHUNK = 512  # images counted at a time, so that the statistics need little memory beside the data
+_SAMPLE = 2048  # training images that the statistics of a streamed set are taken from
+
+
+class Images(Protocol):
+    """What reads like an array uint8 (N, C, H, W) and fetches what is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, chosen: slice | Labels, /) -> Pixels: ...
+
+    def decode(self, position: int) -> Pixels:
+        """One image, (C, H, W)."""
+        ...
+
+    def subset(self, chosen: slice | Labels) -> Images:
+        """The chosen ones, not fetched."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,32 +44,39 @@ class RawData:
     `x_val` and `y_val` are None unless the set brings its own validation part.
     """
 
-    x_train: Pixels
+    x_train: Pixels | Images
     y_train: Labels
-    x_test: Pixels
+    x_test: Pixels | Images
     y_test: Labels
     classes: tuple[str, ...]
-    x_val: Pixels | None = None
+    x_val: Pixels | Images | None = None
     y_val: Labels | None = None
+
+    def map_images(self, change: Callable[[Pixels | Images], Pixels | Images]) -> RawData:
+        """The same with each part's images changed."""
+        x_val = None if self.x_val is None else change(self.x_val)
+        return replace(self, x_train=change(self.x_train), x_test=change(self.x_test), x_val=x_val)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """Images uint8 (N, C, H, W) and labels int64 (N,) for training, choosing (val) and the final figure (test).
 
+    The images are arrays, or, of a set that is streamed, `Images`: slices of them are arrays.
+
     Args:
         name: as given to `load_data`.
         classes: a name per label.
-        mean: per channel over the training split, of pixels / 255.
+        mean: per channel, of pixels / 255; by default over the training split.
         std: the same; at least 1/255, so that a constant channel can be divided by it.
     """
 
     name: str
-    x_train: Pixels
+    x_train: Pixels | Images
     y_train: Labels
-    x_val: Pixels
+    x_val: Pixels | Images
     y_val: Labels
-    x_test: Pixels
+    x_test: Pixels | Images
     y_test: Labels
     classes: tuple[str, ...]
     mean: tuple[float, ...]
@@ -57,6 +85,11 @@ class ImageData:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the training images are fetched batch by batch."""
+        return not isinstance(self.x_train, np.ndarray)
 
     @property
     def channels(self) -> int:
@@ -75,18 +108,26 @@ class ImageData:
         return (x_uint8.astype(np.float32) / np.float32(255) - mean) / std
 
 
-def split_data(name: str, raw: RawData, val_fraction: float) -> ImageData:
+def split_data(
+    name: str,
+    raw: RawData,
+    val_fraction: float,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> ImageData:
     """Check what was read, hold out the last `val_fraction` of the training part, and measure the rest.
+
+    Of a streamed set, the first 2,048 training images are measured; `mean` and `std` spare that.
 
     Raises:
         AurepError: fewer than two classes, an empty part, a label out of range, shapes that differ, or a
-            `val_fraction` that is not in [0, 1) or would hold out no image.
+            `val_fraction` that is not in [0, 1) or would hold out no image, a mean or std that does not fit.
     """
     if not 0 <= val_fraction < 1:
         raise AurepError(f"val_fraction is {val_fraction}, expected a share of the training images in [0, 1).")
     if len(raw.classes) < 2:
         raise AurepError(f"data {name!r} has {len(raw.classes)} class, expected at least 2 to tell apart.")
-    x_val, y_val = raw.x_train[:0], raw.y_train[:0]
+    x_val, y_val = subset(raw.x_train, slice(0)), raw.y_train[:0]
     x_train, y_train = raw.x_train, raw.y_train
     _check_part(name, "training", x_train, y_train, raw)
     _check_part(name, "test", raw.x_test, raw.y_test, raw)
@@ -95,12 +136,34 @@ def split_data(name: str, raw: RawData, val_fraction: float) -> ImageData:
         _check_part(name, "validation", x_val, y_val, raw)
     elif val_fraction:
         keep = _kept_for_training(name, len(x_train), val_fraction)
-        x_val, y_val = x_train[keep:], y_train[keep:]
-        x_train, y_train = x_train[:keep], y_train[:keep]
+        x_val, y_val = subset(x_train, slice(keep, None)), y_train[keep:]
+        x_train, y_train = subset(x_train, slice(keep)), y_train[:keep]
     if y_train.min() == y_train.max():
         raise AurepError(f"data {name!r} has training images of one class only, expected at least 2 to tell apart.")
-    mean, std = channel_statistics(x_train)
-    return ImageData(name, x_train, y_train, x_val, y_val, raw.x_test, raw.y_test, raw.classes, mean, std)
+    channel_mean, channel_std = _normalisation(name, x_train, mean, std)
+    return ImageData(
+        name, x_train, y_train, x_val, y_val, raw.x_test, raw.y_test, raw.classes, channel_mean, channel_std
+    )
+
+
+def subset(images: Pixels | Images, chosen: slice | Labels) -> Pixels | Images:
+    """The chosen ones, kept as `images` are."""
+    return images[chosen] if isinstance(images, np.ndarray) else images.subset(chosen)
+
+
+def _normalisation(
+    name: str, x: Pixels | Images, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    for key, given in (("mean", mean), ("std", std)):
+        if given is not None and len(given) != x.shape[1]:
+            raise AurepError(f"{key} has {len(given)} numbers, but data {name!r} has {x.shape[1]} channels; give each.")
+    if std is not None and min(std) <= 0:
+        raise AurepError(f"std is {list(std)}, expected positive numbers.")
+    if mean is not None and std is not None:
+        return tuple(mean), tuple(std)
+    sample = x if isinstance(x, np.ndarray) else x.subset(slice(_SAMPLE))
+    measured_mean, measured_std = channel_statistics(sample)
+    return tuple(mean or measured_mean), tuple(std or measured_std)
 
 
 def _kept_for_training(name: str, images: int, val_fraction: float) -> int:
@@ -114,7 +177,7 @@ def _kept_for_training(name: str, images: int, val_fraction: float) -> int:
     return images - held_out
 
 
-def _check_part(name: str, part: str, x: Pixels, y: Labels, raw: RawData) -> None:
+def _check_part(name: str, part: str, x: Pixels | Images, y: Labels, raw: RawData) -> None:
     if len(x) == 0:
         raise AurepError(f"data {name!r} has no {part} images, expected at least one.")
     if len(x) != len(y):
@@ -132,17 +195,18 @@ def _check_part(name: str, part: str, x: Pixels, y: Labels, raw: RawData) -> Non
         )
 
 
-def _shape(x: Pixels) -> str:
+def _shape(x: Pixels | Images) -> str:
     return "x".join(map(str, x.shape[1:]))
 
 
-def channel_statistics(x_uint8: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(x_uint8: Pixels | Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Per-channel mean and standard deviation of pixels / 255 for (N, C, H, W), exact: taken from a histogram."""
     channels = x_uint8.shape[1]
     counts = np.zeros((channels, 256), np.int64)
     for start in range(0, len(x_uint8), _CHUNK):
+        some = x_uint8[start : start + _CHUNK]
         for channel in range(channels):
-            counts[channel] += np.bincount(x_uint8[start : start + _CHUNK, channel].ravel(), minlength=256)
+            counts[channel] += np.bincount(some[:, channel].ravel(), minlength=256)
     levels = np.arange(256) / 255
     share = counts / counts.sum(axis=1, keepdims=True)
     mean = share @ levels

@@ -1,31 +1,67 @@
-"""Batches from a data set that sits on the training device as uint8.
+"""Batches from a data set: `make_loader` chooses between one that sits on the training device and one that streams.
 
 Order and augmentation of an epoch are drawn at its start from (seed, epoch) alone, one set of parameters for each
-position in the epoch. So a step is a pure function of (seed, epoch, step): a run resumed anywhere sees the batches it
-would have seen, and each rank of a distributed run takes its slice of the very batch that one process would see.
+position in the epoch, and whatever else is random from (seed, epoch) and the image's number. So a step is a pure
+function of (seed, epoch, step): a run resumed anywhere sees the batches it would have seen, and each rank of a
+distributed run takes its slice of the very batch that one process would see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from aurep.data.augment import Augment, Draws, augment_batch, draw
+from aurep.data.augment import Augment, Draws
+from aurep.data.batches import Finish, Plan, check_padding
 from aurep.data.images import ImageData
-from aurep.errors import AurepError
 
-__all__ = ["Augment", "DeviceLoader"]
+__all__ = ["Augment", "DeviceLoader", "Loader", "make_loader"]
 
 # Share of the device's free memory that the data set may take; above it, it stays in the host's memory.
 _DEVICE_SHARE = 0.5
 
 
+class Loader(Protocol):
+    """Normalised batches: x float32 (B, C, H, W); y int64 (B,), or, of mixed images, probabilities (B, classes)."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images per step over all ranks."""
+        ...
+
+    def __len__(self) -> int:
+        """Steps per epoch."""
+        ...
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """This rank's part of every batch of `epoch`, from `start_step` on."""
+        ...
+
+
+def make_loader(data: ImageData, split: str, *, workers: int | None = None, **options: Any) -> Loader:
+    """The loader of `data`'s "train", "val" or "test" split.
+
+    Args:
+        data: a data set.
+        split: "train" trains unless told `train=False`.
+        workers: processes that decode, where the set is streamed. Default: one a core.
+        options: as `DeviceLoader` takes them, from `batch_size` on.
+    """
+    from aurep.data.stream import StreamLoader
+
+    augment = options.get("augment")
+    options.setdefault("train", split == "train")
+    if data.streamed or (options["train"] and augment is not None and augment.per_image):
+        return StreamLoader.for_split(data, split, workers=workers, **options)
+    return DeviceLoader.for_split(data, split, **options)
+
+
 class DeviceLoader:
-    """Iterate over normalised batches (x float32 (B, C, H, W), y int64 (B,)) on `device`.
+    """A `Loader` of a data set that sits on `device` as uint8.
 
     Args:
         images: uint8 (N, C, H, W); never written to.
@@ -34,13 +70,9 @@ class DeviceLoader:
         std: per channel, of pixels / 255, positive.
         batch_size: images per step over all ranks.
         device: where batches are made; the data set moves there too if it takes at most half of the free memory.
-        train: shuffle, augment and drop the last partial batch. Otherwise: in order, as they are, all of them.
-        augment: per-image changes in training.
-        seed: with the epoch, decides order and augmentation; at least 0.
-        rank: this process, in range(world_size).
-        world_size: processes that share each batch. In training `batch_size` must be a multiple of it; the last
-            evaluation batch may give a rank fewer images than another, or none.
         memory_format: of x, e.g. torch.channels_last.
+        num_classes: of mixed labels; needed where images are mixed.
+        plan: train, augment, seed, rank and world_size, as `Plan` takes them.
 
     Raises:
         AurepError: a size, seed or rank out of range, a padding that the images are too small for.
@@ -51,62 +83,50 @@ class DeviceLoader:
         images: Tensor | np.ndarray[Any, Any],
         labels: Tensor | np.ndarray[Any, Any],
         *,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        mean: Sequence[float],
+        std: Sequence[float],
         batch_size: int,
         device: torch.device | str = "cpu",
-        train: bool = False,
-        augment: Augment | None = None,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
         memory_format: torch.memory_format = torch.contiguous_format,
+        num_classes: int = 0,
+        **plan: Any,
     ) -> None:
-        _check(len(images), tuple(images.shape), batch_size, train, augment, seed, rank, world_size)
-        self.device = torch.device(device)
-        self.batch_size, self.train, self.seed = batch_size, train, seed
-        self.augment = augment if train else None
-        self.rank, self.world_size = rank, world_size
-        self._memory_format = memory_format
+        self._plan, self.device = Plan(len(images), batch_size, **plan), torch.device(device)
+        check_padding(self._plan.augment, *images.shape[2:])
         pixels = torch.from_numpy(np.require(images, requirements="W")) if isinstance(images, np.ndarray) else images
         self._images = pixels.to(_storage(pixels, self.device))
         self._labels = torch.as_tensor(labels).to(self.device, torch.int64)
-        self._mean = torch.tensor(mean, dtype=torch.float32, device=self.device).view(-1, 1, 1)
-        self._std = torch.tensor(std, dtype=torch.float32, device=self.device).view(-1, 1, 1)
+        self._finish = Finish(self._plan, mean, std, num_classes, self.device, memory_format)
 
     @classmethod
     def for_split(cls, data: ImageData, split: str, **options: Any) -> DeviceLoader:
         """The loader of `data`'s "train", "val" or "test" split; "train" trains unless told `train=False`."""
         images, labels = getattr(data, f"x_{split}"), getattr(data, f"y_{split}")
         options.setdefault("train", split == "train")
-        return cls(images, labels, mean=data.mean, std=data.std, **options)
+        return cls(images, labels, mean=data.mean, std=data.std, num_classes=data.num_classes, **options)
+
+    @property
+    def batch_size(self) -> int:
+        return self._plan.batch_size
+
+    @property
+    def train(self) -> bool:
+        return self._plan.train
 
     def __len__(self) -> int:
         """Steps per epoch."""
-        full, rest = divmod(len(self._labels), self.batch_size)
-        return full if self.train else full + (rest > 0)
+        return len(self._plan)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's part of every batch of `epoch`, from `start_step` on."""
-        draws = draw(len(self._labels), self.augment, self.seed, epoch, shuffle=self.train).to(self.device)
+        draws = self._plan.draws(epoch).to(self.device)
         for step in range(start_step, len(self)):
-            yield self._batch(draws[self._positions(step)])
+            yield self._batch(draws[self._plan.positions(step)], epoch, step)
 
-    def _positions(self, step: int) -> slice:
-        start = step * self.batch_size
-        size = min(self.batch_size, len(self._labels) - start)
-        first, last = (start + size * part // self.world_size for part in (self.rank, self.rank + 1))
-        return slice(first, last)
-
-    def _batch(self, draws: Draws) -> tuple[Tensor, Tensor]:
+    def _batch(self, draws: Draws, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         chosen = draws.order.to(self._images.device)
         pixels = self._images.index_select(0, chosen).to(self.device, non_blocking=True)
-        x, keep = augment_batch(pixels, self.augment, draws)
-        # In the order of ImageData.normalise, so that both give the same bits.
-        x_float = x.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
-        if keep is not None:
-            x_float *= keep
-        return x_float.contiguous(memory_format=self._memory_format), self._labels.index_select(0, draws.order)
+        return self._finish(pixels, self._labels.index_select(0, draws.order), draws, epoch, step)
 
 
 def _storage(pixels: Tensor, device: torch.device) -> torch.device:
@@ -114,34 +134,3 @@ def _storage(pixels: Tensor, device: torch.device) -> torch.device:
         return device
     free, _ = torch.cuda.mem_get_info(device)
     return device if pixels.numel() <= _DEVICE_SHARE * free else torch.device("cpu")
-
-
-def _check(
-    images: int,
-    shape: tuple[int, ...],
-    batch_size: int,
-    train: bool,
-    augment: Augment | None,
-    seed: int,
-    rank: int,
-    world_size: int,
-) -> None:
-    if batch_size < 1:
-        raise AurepError(f"batch size {batch_size} is not positive; set train.batch_size to at least 1.")
-    if train and batch_size > images:
-        raise AurepError(
-            f"batch size {batch_size} is above the {images} training images; lower train.batch_size to at most that."
-        )
-    if not 0 <= rank < world_size:
-        raise AurepError(f"rank {rank} is not in range({world_size}); expected 0 to world_size - 1.")
-    if train and batch_size % world_size:
-        raise AurepError(
-            f"batch size {batch_size} is not a multiple of the {world_size} processes; make train.batch_size one."
-        )
-    if seed < 0:
-        raise AurepError(f"seed {seed} is negative, expected 0 or more.")
-    if augment is not None and augment.padding == "reflect" and augment.pad >= min(shape[2:]):
-        raise AurepError(
-            f"a reflected padding of {augment.pad} pixels needs larger images than {shape[2]}x{shape[3]}; "
-            "lower data.crop."
-        )

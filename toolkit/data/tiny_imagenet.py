@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from aurep.data.decode import decode_files, survey
+from aurep.data.decode import survey
+from aurep.data.encoded import EncodedImages, Files
 from aurep.data.images import Labels, RawData, fixed_order
+from aurep.data.resize import Resize
 from aurep.errors import AurepError
 
 
-def read_tiny_imagenet(folder: Path) -> RawData:
+def read_tiny_imagenet(folder: Path, resize: Resize) -> RawData:
     """`tiny-imagenet-200`: train/CLASS/images/*, val/images/*, val/val_annotations.txt.
 
     Classes are WordNet ids, sorted. The official test images have no labels, so val is the test part, as in the
@@ -24,30 +26,31 @@ def read_tiny_imagenet(folder: Path) -> RawData:
     if not train.is_dir():
         raise AurepError(f"{folder} has no train folder; unpack the official archive again.")
     classes = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
-    train_files: list[Path] = []
+    train_files: list[str] = []
     train_labels: list[int] = []
     for label, name in enumerate(classes):
         images = train / name / "images"
         if not images.is_dir():
             raise AurepError(f"{images} is missing; unpack the official archive again.")
-        listed = sorted(entry for entry in images.iterdir() if not entry.name.startswith("."))
-        train_files += listed
+        listed = sorted(entry.name for entry in images.iterdir() if not entry.name.startswith("."))
+        train_files += [f"{name}/images/{file}" for file in listed]
         train_labels += [label] * len(listed)
     test_files, y_test = _annotated(folder / "val", classes)
     if not train_files or not test_files:
         raise AurepError(f"{folder} has no images in train or in val; unpack the official archive again.")
-    size, _ = survey(train_files + test_files)
-    order = fixed_order(len(train_files))
-    x_train = decode_files([train_files[i] for i in order], size, 3)
+    trained, tested = Files(train, train_files), Files(folder / "val" / "images", test_files)
+    resize, _ = survey([trained, tested], resize)
+    order = fixed_order(len(trained))
+    x_train = EncodedImages.all_of(trained, resize, 3).subset(order)
     y_train = np.array(train_labels, np.int64)[order]
-    return RawData(x_train, y_train, decode_files(test_files, size, 3), y_test, classes)
+    return RawData(x_train, y_train, EncodedImages.all_of(tested, resize, 3), y_test, classes)
 
 
-def _annotated(val: Path, classes: tuple[str, ...]) -> tuple[list[Path], Labels]:
+def _annotated(val: Path, classes: tuple[str, ...]) -> tuple[list[str], Labels]:
     """Files and labels in the order of val_annotations.txt: tab-separated file name, class, bounding box."""
     annotations = val / "val_annotations.txt"
     label_of = {name: label for label, name in enumerate(classes)}
-    files: list[Path] = []
+    files: list[str] = []
     labels: list[int] = []
     for number, line in enumerate(annotations.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         columns = line.split("\t")
@@ -56,6 +59,6 @@ def _annotated(val: Path, classes: tuple[str, ...]) -> tuple[list[Path], Labels]
                 f"{annotations} line {number} is {line[:80]!r}, expected a file name, a tab and a class of train; "
                 "unpack the official archive again."
             )
-        files.append(val / "images" / columns[0])
+        files.append(columns[0])
         labels.append(label_of[columns[1]])
     return files, np.array(labels, np.int64)

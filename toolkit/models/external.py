@@ -10,10 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from aurep.errors import AurepError
+from aurep.torchvision import import_torchvision
 
 
 def build_timm(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
@@ -36,21 +36,10 @@ def build_timm(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
 
 def _import_timm() -> Any:
     try:
-        _make_torchvision_importable()
+        import_torchvision()
         return import_module("timm")
     except ImportError as error:
         raise AurepError(f'a timm: model needs timm ({error}); pip install "aurep[timm]".') from error
-
-
-def _make_torchvision_importable() -> None:
-    # Beside a CPU build of torch, torchvision's compiled operators do not load, and its import then fails on the
-    # missing schemas. No classifier calls them, so declaring them is enough.
-    try:
-        import_module("torchvision")
-    except RuntimeError:
-        torch.library.define("torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        torch.library.define("torchvision::qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import_module("torchvision")
 
 
 def build_from_factory(name: str, *, given: dict[str, Any], offered: dict[str, Any]) -> nn.Module:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -248,29 +249,39 @@ class ClassLabel:
 
 
 class FakeImage:
-    pass
+    def __init__(self, decode: bool = True) -> None:
+        pass
 
 
 FakeImage.__name__ = "Image"
 
 
 class Split:
-    """What of a `datasets` split the reader uses."""
+    """What of a `datasets` split the reader uses: its images as they are stored."""
 
     def __init__(self, rows: list[dict[str, Any]], **features: Any) -> None:
         self.rows, self.features = rows, features or {"img": FakeImage(), "label": ClassLabel()}
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self.rows)
+    def cast_column(self, _column: str, _feature: FakeImage) -> Split:
+        return self
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: Any) -> Any:
+        return [row[key] for row in self.rows] if isinstance(key, str) else self.rows[key]
 
 
 def row(label: int, mode: str = "RGB", size: tuple[int, int] = (5, 4)) -> dict[str, Any]:
-    return {"img": Image.new(mode, size, 9 * (label + 1) if mode == "L" else (label, 0, 0)), "label": label}
+    stream = BytesIO()
+    Image.new(mode, size, 9 * (label + 1) if mode == "L" else (label, 0, 0)).save(stream, "PNG")
+    return {"img": {"bytes": stream.getvalue(), "path": None}, "label": label}
 
 
 def with_datasets(monkeypatch: pytest.MonkeyPatch, loaded: dict[str, Split]) -> None:
     module = ModuleType("datasets")
     module.load_dataset = lambda name, cache_dir: loaded
+    module.Image = FakeImage
     monkeypatch.setitem(sys.modules, "datasets", module)
 
 
@@ -285,11 +296,22 @@ def test_hub_set_is_read_by_its_features(tmp_path: Path, monkeypatch: pytest.Mon
     assert data.x_test[1].tolist() == np.full((3, 4, 5), 9).tolist()
 
 
+def test_hub_set_by_the_package_itself(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    for part in ("train", "test"):
+        write_classes(tmp_path / "pets" / part)
+    held, streamed = (load_data(f"hf:{tmp_path / 'pets'}", tmp_path, stream=stream) for stream in ("no", "yes"))
+    assert (held.classes, held.image_shape, len(held.x_test)) == (("ant", "bee", "cow"), (3, 4, 6), 15)
+    assert_labels_fit(held.x_train, held.y_train)
+    assert streamed.streamed
+    np.testing.assert_array_equal(streamed.x_train[:], held.x_train)
+
+
 def test_hub_set_of_grey_images_has_one_channel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row(0, "L", (8, 8)), row(1, "L", (9, 9)), row(1, "L")]
     with_datasets(monkeypatch, {"train": Split(rows), "test": Split(rows)})
     assert load_data("hf:pets", tmp_path, val_fraction=0, input_size=6).image_shape == (1, 6, 6)
-    with pytest.raises(AurepError, match=r"9x9 and of 8x8.*input_size"):
+    with pytest.raises(AurepError, match=r"hf:pets train row 1 has 9x9 .*row 0 8x8.*input_size"):
         load_data("hf:pets", tmp_path)
 
 
