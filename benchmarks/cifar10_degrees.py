@@ -17,6 +17,8 @@ from typing import Any
 from provenance import RESULTS, epochs_of, markdown_table, provenance
 from rich.console import Console
 
+from aurep.results import read_result, result_file
+
 BUDGETS = ("20%", "5%", "2%", "0%")
 DEGREES = (2, 1, 0)
 
@@ -44,7 +46,7 @@ def train_cell(arguments: argparse.Namespace, budget: str, degree: int) -> Path:
     overrides = [f"data.dir={arguments.data_dir}", f"search.budget='{budget}'", f"search.degree={degree}"]
     if (baseline / "teacher.safetensors").exists():
         overrides.append(f"baseline.checkpoint={baseline}")
-    if not (out / "budget.json").exists():
+    if result_file(out) is None:
         recipe = Path(__file__).with_suffix(".toml")
         train(parse_config(recipe.read_text(), recipe.name, overrides), out, resume=out.exists(), console=Console())
     if not (baseline / "teacher.safetensors").exists():  # the first run trained it; the others share it
@@ -55,7 +57,7 @@ def train_cell(arguments: argparse.Namespace, budget: str, degree: int) -> Path:
 
 
 def measure(run: Path, budget: str, degree: int, data_dir: str) -> dict[str, Any]:
-    from aurep.cli.export import export_run
+    from aurep.exporters import export_run
     from aurep.validators import validate
 
     bundle = run.with_name(run.name + "-bundle")
@@ -63,15 +65,15 @@ def measure(run: Path, budget: str, degree: int, data_dir: str) -> dict[str, Any
     report = json.loads(validate(bundle, run=run, data="cifar10", data_dir=data_dir).to_json())
     if not report["passed"]:
         raise SystemExit(f"{bundle} failed: {[check for check in report['checks'] if not check['passed']]}")
-    facts = json.loads((run / "budget.json").read_text())
+    result = read_result(run)
     onnx_accuracy = next(check["measured"] for check in report["checks"] if check["name"] == "accuracy")
     return {
         "budget": budget,
         "degree": degree,
-        "relu_budget": facts["relu_budget"],
+        "relu_budget": result.relu_budget,
         "relu_count": report["relu_count"],
-        "relu_total": facts["relu_total"],
-        **{key: value for key, value in facts["training"].items() if key.endswith("accuracy")},
+        "relu_total": result.relu_total,
+        **{key: value for key, value in result.training.model_dump().items() if key.endswith("accuracy")},
         "onnx_test_accuracy": onnx_accuracy,
         "seconds": training_seconds(run, ("search", "finetune")),
     }

@@ -40,11 +40,9 @@ def run(out: Path, overrides: list[str]) -> dict[str, Any]:
     from aurep.training.config import parse_config, read_recipe
 
     config = parse_config(read_recipe(RECIPE), RECIPE, overrides)
-    if not (out / "budget.json").exists():
-        train(config, out, resume=out.exists(), console=Console())
-    facts = json.loads((out / "budget.json").read_text())
-    counts = {key: facts[key] for key in ("relu_count", "relu_total")}
-    return {**counts, **facts["training"], "epochs": epochs_of(out)}
+    result = train(config, out, resume=out.exists(), console=Console())
+    counts = result.model_dump(include={"relu_count", "relu_total"})
+    return {**counts, **result.training.model_dump(), "epochs": epochs_of(out)}
 
 
 def report(runs: dict[str, dict[str, Any]]) -> None:

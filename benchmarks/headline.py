@@ -26,6 +26,8 @@ from typing import Any
 from provenance import RESULTS, epochs_of, markdown_table, provenance
 from rich.console import Console
 
+from aurep.results import RunResult, read_result, result_file
+
 RECIPE = "cifar10-resnet18-12.9k"
 HEADLINE = "12900:2"
 CELLS = (HEADLINE, "0:2", "6000:2", "25000:2", "50000:2", "12900:1", "12900:0")
@@ -77,7 +79,7 @@ def run_cell(arguments: argparse.Namespace, cell: str, seed: int) -> dict[str, A
     overrides += [f"train.seed={seed}", *arguments.set]
     if baseline.exists():
         overrides.append(f"baseline.checkpoint='{baseline}'")
-    if not (out / "budget.json").exists():
+    if result_file(out) is None:
         train(parse_config(read_recipe(RECIPE), RECIPE, overrides), out, resume=out.exists(), console=Console())
     if not baseline.exists():  # the first run of a seed trained it
         baseline.mkdir(parents=True)
@@ -87,14 +89,14 @@ def run_cell(arguments: argparse.Namespace, cell: str, seed: int) -> dict[str, A
 
 
 def row_of(out: Path, baseline: Path, cell: str, seed: int) -> dict[str, Any]:
-    facts = json.loads((out / "budget.json").read_text())
+    result = read_result(out)
     speeds = {**speed_of(baseline), **speed_of(out)}
     return {
         "cell": cell,
         "seed": seed,
-        **{key: facts[key] for key in ("relu_budget", "relu_count", "relu_total")},
-        **{key: value for key, value in facts["training"].items() if "accuracy" in key},
-        "config_sha256": facts["training"]["config_sha256"],
+        **result.model_dump(include={"relu_budget", "relu_count", "relu_total"}),
+        **{key: value for key, value in result.training.model_dump().items() if "accuracy" in key},
+        "config_sha256": result.training.config_sha256,
         "pipeline_seconds": sum(speed["seconds"] for speed in speeds.values()),
         "phases": speeds,
     }
@@ -132,18 +134,18 @@ def publish(arguments: argparse.Namespace, run: Path) -> None:
     splits = [split for split in ("val", "test") if len(getattr(pipeline.data, f"x_{split}"))]
     accuracies = {f"{split}_accuracy": evaluate(model, pipeline._loader(split)) for split in splits}
     update_claims(folder, **accuracies)
-    (folder / "README.md").write_text(card(json.loads((folder / "budget.json").read_text())))
+    (folder / "README.md").write_text(card(read_result(folder)))
 
 
-def card(facts: dict[str, Any]) -> str:
-    training, where = facts["training"], provenance()
-    return f"""# ResNet-18, CIFAR-10, {facts["relu_count"]:,} of {facts["relu_total"]:,} ReLUs
+def card(result: RunResult) -> str:
+    where = provenance()
+    return f"""# ResNet-18, CIFAR-10, {result.relu_count:,} of {result.relu_total:,} ReLUs
 
-Trained by `python benchmarks/headline.py` with the recipe `{RECIPE}`, seed {training["seed"]}; the other activations
-are polynomials of degree 2. Weights are stored as fp16; polynomials and batch norms keep fp32.
+Trained by `python benchmarks/headline.py` with the recipe `{RECIPE}`, seed {result.training.seed}; the other
+activations are polynomials of degree 2. Weights are stored as fp16; polynomials and batch norms keep fp32.
 
-- test accuracy with these weights: {training["test_accuracy"]:.2f} %
-- test accuracy of its all-ReLU teacher: {training["teacher_test_accuracy"]:.2f} %
+- test accuracy with these weights: {result.test_accuracy:.2f} %
+- test accuracy of its all-ReLU teacher: {result.teacher_test_accuracy:.2f} %
 - {where["hardware"]}, {where["versions"]}, {where["date"]}
 
 ```

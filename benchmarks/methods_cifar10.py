@@ -15,11 +15,15 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from provenance import RESULTS, markdown_table, provenance
 from rich.console import Console
+
+from aurep.training.compare_page import Row
 
 SEEDS = (0, 1, 2)
 BUDGETS = ("20%", "5%", "2%")
@@ -129,13 +133,11 @@ def main() -> None:
             continue
         variants, budgets = STUDIES[study]
         rows = run(arguments, variants, budgets) + run(arguments, {NONE_KEPT: TUNED}, ("0",))
-        there = {(row["method"], row["budget"]) for row in rows}
+        there = {(row.method, row.budget) for row in rows}
         report(study, rows, [f"{v} at {b}" for b in budgets for v in variants if (v, b) not in there])
 
 
-def run(
-    arguments: argparse.Namespace, variants: dict[str, list[str]], budgets: tuple[str, ...]
-) -> list[dict[str, Any]]:
+def run(arguments: argparse.Namespace, variants: dict[str, list[str]], budgets: tuple[str, ...]) -> list[Row]:
     from aurep.training.compare import compare
     from aurep.training.config import parse_config
 
@@ -174,15 +176,15 @@ def report_norms(rows: list[dict[str, Any]]) -> None:
     print(text)
 
 
-def report(study: str, rows: list[dict[str, Any]], lost: list[str]) -> None:
+def report(study: str, rows: list[Row], lost: list[str]) -> None:
     from aurep.training.compare_page import chart
 
-    facts = {**provenance(), "recipe": Path(__file__).with_suffix(".toml").read_text(), "seeds": SEEDS, "rows": rows}
-    facts |= {"diverged_on_every_seed": lost}
+    facts = {**provenance(), "recipe": Path(__file__).with_suffix(".toml").read_text(), "seeds": SEEDS}
+    facts |= {"rows": [asdict(row) for row in rows], "diverged_on_every_seed": lost}
     (RESULTS / f"methods_cifar10_{study}.json").write_text(json.dumps(facts, indent=2) + "\n")
-    head = f"# CIFAR-10, ResNet-9 of width 4 ({rows[0]['relu_total']:,} ReLUs): {study}\n\n"
+    head = f"# CIFAR-10, ResNet-9 of width 4 ({rows[0].relu_total:,} ReLUs): {study}\n\n"
     head += f"{facts['hardware']}, {facts['versions']}, {facts['date']}. Mean and sample deviation over seeds "
-    head += f"{', '.join(map(str, SEEDS))}; the teachers reach {rows[0]['teacher_mean']:.2f} % on test.\n"
+    head += f"{', '.join(map(str, SEEDS))}; the teachers reach {rows[0].teacher_mean:.2f} % on test.\n"
     head += f"Command: `python benchmarks/methods_cifar10.py --data-dir DIR {study}`.\n\n"
     if study != "coefficients":
         svg = chart(rows).replace("<svg ", "<svg xmlns='http://www.w3.org/2000/svg' ", 1)
@@ -195,23 +197,23 @@ def report(study: str, rows: list[dict[str, Any]], lost: list[str]) -> None:
     print(text)
 
 
-def order(row: dict[str, Any]) -> tuple[float, ...]:
-    return -row["relu_count"], -statistics.mean(row["val_accuracy"])
+def order(row: Row) -> tuple[float, ...]:
+    return -row.relu_count, -statistics.mean(row.val_accuracy)
 
 
-def line(row: dict[str, Any], rows: list[dict[str, Any]], name: str) -> tuple[Any, ...]:
-    base = next((r for r in rows if r["method"] == name and r["budget"] == row["budget"]), None)
+def line(row: Row, rows: list[Row], name: str) -> tuple[Any, ...]:
+    base = next((r for r in rows if r.method == name and r.budget == row.budget), None)
     gain = "-"
     if base is not None and base is not row:  # seed by seed, since a seed's runs share their teacher
-        theirs = dict(zip(base["seeds"], base["test_accuracy"], strict=True))
-        pairs = zip(row["seeds"], row["test_accuracy"], strict=True)
+        theirs = dict(zip(base.seeds, base.test_accuracy, strict=True))
+        pairs = zip(row.seeds, row.test_accuracy, strict=True)
         gain = with_spread([accuracy - theirs[seed] for seed, accuracy in pairs if seed in theirs], "+")
-    lost = f" (no finite loss on seed {', '.join(map(str, row['diverged']))})" if row["diverged"] else ""
-    accuracies = (with_spread(row["val_accuracy"]), with_spread(row["test_accuracy"]))
-    return f"{row['relu_count']:,}", row["method"] + lost, row["degree"], *accuracies, gain
+    lost = f" (no finite loss on seed {', '.join(map(str, row.diverged))})" if row.diverged else ""
+    accuracies = (with_spread(row.val_accuracy), with_spread(row.test_accuracy))
+    return f"{row.relu_count:,}", row.method + lost, row.degree, *accuracies, gain
 
 
-def with_spread(values: list[float], sign: str = "") -> str:
+def with_spread(values: Sequence[float], sign: str = "") -> str:
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):{sign}.2f}{spread}"
 

@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aurep.exporters.pipeline import export
+    from aurep.exporters.runs import export_run
     from aurep.exporters.targets import TARGETS, Target, find_target
 
-__all__ = ["TARGETS", "Target", "export", "find_target"]
+__all__ = ["TARGETS", "Target", "export", "export_run", "find_target"]
 
-_HOMES = {"TARGETS": "targets", "Target": "targets", "export": "pipeline", "find_target": "targets"}
+_HOMES = {
+    "TARGETS": "targets",
+    "Target": "targets",
+    "export": "pipeline",
+    "export_run": "runs",
+    "find_target": "targets",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,28 +13,9 @@ from aurep.errors import AurepError
 from aurep.exporters.comparisons import count_comparisons
 from aurep.exporters.site import Site
 from aurep.exporters.targets import Target
-from aurep.metadata import InputClaim, Metadata, TrainingClaim, graph_digest
+from aurep.metadata import InputClaim, Metadata, Origin, graph_digest
 
 _SMALLEST_TOO_LARGE = 2**31  # bytes: protobuf's limit for one message
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What an exported file says of where it comes from; all of it optional.
-
-    Args:
-        relu_budget: elements that were allowed to stay ReLU; None: exactly what was kept.
-        input: how inputs are made; None: the example input's shape, already normalised.
-        classes: names by output index.
-        training: method, data, accuracies.
-        checkpoint: sha256 of the weights file.
-    """
-
-    relu_budget: int | None = None
-    input: InputClaim | None = None
-    classes: tuple[str, ...] = ()
-    training: TrainingClaim = field(default_factory=TrainingClaim)
-    checkpoint: str | None = None
 
 
 def claims_for(

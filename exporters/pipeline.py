@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from aurep.errors import AurepError
 from aurep.exporters.bundle import Contents, write_bundle
 from aurep.exporters.capture import INPUT, OUTPUT, Batch, capture, example_batch, portable, run_eager
-from aurep.exporters.claims import Origin, claims_for, serialise, stamp, verify_saved
+from aurep.exporters.claims import claims_for, serialise, stamp, verify_saved
 from aurep.exporters.comparisons import count_comparisons
 from aurep.exporters.lint import lint
 from aurep.exporters.parity import check_parity
@@ -25,7 +25,7 @@ from aurep.exporters.quiet import quiet
 from aurep.exporters.site import Site, hybrid_nodes, name_sites, read_site
 from aurep.exporters.targets import Target, find_target
 from aurep.files import replacing
-from aurep.metadata import InputClaim, Metadata, TrainingClaim
+from aurep.metadata import InputClaim, Metadata, Origin
 
 with quiet():
     import onnx_graphsurgeon as gs
@@ -40,11 +40,7 @@ def export(
     target: str = "onnx",
     *,
     batch: Batch | None = None,
-    relu_budget: int | None = None,
-    input_claim: InputClaim | None = None,
-    classes: Sequence[str] = (),
-    training: TrainingClaim | None = None,
-    checkpoint_sha256: str | None = None,
+    origin: Origin | None = None,
     samples: Samples | None = None,
     secret_coefficients: bool = False,
     push_constants: bool = False,
@@ -58,11 +54,7 @@ def export(
         path: `NAME.onnx` for the file alone, anything else for a bundle folder.
         target: a name of `aurep.exporters.TARGETS`.
         batch: the batch the file takes: "dynamic" or a number; by default dynamic where the target allows it, else 1.
-        relu_budget: ReLU elements that were allowed; by default what the model keeps.
-        input_claim: how inputs are made, for the metadata.
-        classes: class names by output index.
-        training: method, data and accuracies, for the metadata.
-        checkpoint_sha256: hex digest of the weights file.
+        origin: the ReLU budget, how inputs are made, classes, accuracies, for the metadata.
         samples: (inputs, labels): normalised float32 inputs like `example_input`, and int64 labels, for the bundle.
         secret_coefficients: polynomial coefficients as initializers where the target would publish them.
         push_constants: constant terms of the sites are carried into later constants, a pass over the activations less
@@ -82,8 +74,8 @@ def export(
     module = portable(model)
     run_eager(module, example)
     proto, sites, relus = build(module, example, chosen, rows)
-    origin = Origin(relu_budget, input_claim, tuple(classes), training or TrainingClaim(), checkpoint_sha256)
-    claim = input_claim or InputClaim(layout="NF" if example.dim() == 2 else "NCHW", shape=tuple(example.shape[1:]))
+    origin = origin or Origin()
+    claim = origin.input or InputClaim(layout="NF" if example.dim() == 2 else "NCHW", shape=tuple(example.shape[1:]))
     metadata = claims_for(proto, sites, relus, origin, claim, chosen)
     stamp(proto, metadata)
     data = serialise(proto)

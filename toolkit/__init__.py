@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from aurep.errors import AurepError
     from aurep.exporters import export
     from aurep.polynomial import dapa
+    from aurep.results import RunResult
     from aurep.surgery import fit_polynomials, prepare, relu_sites, set_mask
-    from aurep.training import RunResult, train
+    from aurep.training import train
 
 __all__ = [
     "AurepError",
@@ -39,7 +40,7 @@ _HOMES = {
     "HybridActivation": "activation",
     "ReluBudget": "budget",
     "ReluSite": "budget",
-    "RunResult": "training",
+    "RunResult": "results",
     "dapa": "polynomial",
     "export": "exporters",
     "fit_polynomials": "surgery",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -72,6 +73,25 @@ class TrainingClaim(_Strict):
     test_accuracy: float | None = None
     teacher_val_accuracy: float | None = None
     teacher_test_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an exported file says of where it comes from; all of it optional.
+
+    Args:
+        relu_budget: elements that were allowed to stay ReLU; None: exactly what was kept.
+        input: how inputs are made; None: the example input's shape, already normalised.
+        classes: names by output index.
+        training: method, data, accuracies.
+        checkpoint: sha256 of the weights file.
+    """
+
+    relu_budget: int | None = None
+    input: InputClaim | None = None
+    classes: tuple[str, ...] = ()
+    training: TrainingClaim = field(default_factory=TrainingClaim)
+    checkpoint: str | None = None
 
 
 class Metadata(_Strict):

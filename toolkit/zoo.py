@@ -5,18 +5,17 @@ Each is a run folder made small: weights of more than one dimension in fp16, no 
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from aurep.errors import AurepError
 from aurep.files import write_text
+from aurep.results import read_result
 from aurep.training.checkpoint import RunFolder, read_weights, save_weights
-from aurep.training.runs import read_config
+from aurep.training.reading import read_config
 
 PREFIX = "zoo:"
 
@@ -38,13 +37,13 @@ def resolve(name: str) -> Path:
 
 def _is_whole(folder: Path) -> bool:
     files = RunFolder(folder)
-    return files.config.is_file() and files.model.is_file() and files.budget.is_file()
+    return files.config.is_file() and files.model.is_file() and files.finished
 
 
 def pack(run: Path, destination: Path) -> None:
     """Write the finished run in folder `run` as a zoo entry. Polynomials and batch norms keep their precision.
 
-    Accuracies in its budget.json stay the run's; `update_claims` replaces what was measured anew.
+    Accuracies in its run.json stay the run's; `update_claims` replaces what was measured anew.
     """
     source, target = RunFolder(run), RunFolder(destination)
     destination.mkdir(parents=True, exist_ok=True)
@@ -53,8 +52,9 @@ def pack(run: Path, destination: Path) -> None:
     config = read_config(run)
     data = config.data.model_copy(update={"dir": None})  # where it lay is nobody else's business
     write_text(target.config, config.model_copy(update={"data": data}).to_toml())
-    for name in ("budget.json", "samples.npz", "metrics.csv"):
+    for name in ("samples.npz", "metrics.csv"):
         shutil.copyfile(run / name, destination / name)
+    read_result(run).model_copy(update={"run_dir": destination}).write()
 
 
 def _rounded(name: str, tensor: Tensor, run: Path) -> Tensor:
@@ -69,8 +69,7 @@ def _rounded(name: str, tensor: Tensor, run: Path) -> Tensor:
 
 
 def update_claims(folder: Path, **accuracies: float) -> None:
-    """Replace accuracies that `budget.json` claims, such as test_accuracy=94.3, in percent."""
-    path = RunFolder(folder).budget
-    facts: dict[str, Any] = json.loads(path.read_text())
-    facts["training"] |= accuracies
-    write_text(path, json.dumps(facts, indent=2) + "\n")
+    """Replace accuracies that `run.json` claims, such as test_accuracy=94.3, in percent."""
+    result = read_result(folder)
+    training = result.training.model_copy(update=accuracies)
+    result.model_copy(update={"training": training}).write()

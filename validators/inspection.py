@@ -10,9 +10,9 @@ from typing import Any
 
 import onnx
 
-from aurep.errors import AurepError
+from aurep.results import read_result, result_file
 from aurep.validators.estimate import count_work, estimate
-from aurep.validators.files.reading import MODEL_FILE, read, read_json
+from aurep.validators.files.reading import MODEL_FILE, read
 from aurep.validators.graph.facts import UncountableError
 from aurep.validators.relu_count import count
 from aurep.validators.sites.recovery import pointwise, recover_sites
@@ -59,24 +59,15 @@ class Inspection:
 def inspect(path: str | Path) -> Inspection:
     """Look at an ONNX file, a bundle folder or a run folder. Raises AurepError where it is none of these."""
     given = Path(path)
-    if given.is_dir() and not (given / MODEL_FILE).exists() and (given / "budget.json").exists():
+    if given.is_dir() and not (given / MODEL_FILE).exists() and result_file(given) is not None:
         return _inspect_run(given)
     return _inspect_model(given)
 
 
 def _inspect_run(folder: Path) -> Inspection:
-    facts = read_json(folder / "budget.json")
-    try:
-        if not isinstance(facts, dict):
-            raise TypeError
-        sites = tuple({key: site[key] for key in ("name", "elements", "kept", "degree")} for site in facts["sites"])
-        kept, total, budget = (int(facts[key]) for key in ("relu_count", "relu_total", "relu_budget"))
-        squared = _squared(sites)
-    except (KeyError, TypeError, ValueError):
-        raise AurepError(
-            f"{folder / 'budget.json'} lists no ReLU counts; give a run folder of `aurep train`."
-        ) from None
-    return Inspection(str(folder), kept, total, budget, sites, squared)
+    found = read_result(folder)
+    rows = tuple({key: site.to_dict()[key] for key in ("name", "elements", "kept", "degree")} for site in found.sites)
+    return Inspection(str(folder), found.relu_count, found.relu_total, found.relu_budget, rows, _squared(rows))
 
 
 def _inspect_model(path: Path) -> Inspection:

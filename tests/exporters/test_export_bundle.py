@@ -23,6 +23,7 @@ from aurep.exporters import export, parity
 from aurep.metadata import (
     InputClaim,
     Metadata,
+    Origin,
     TrainingClaim,
     coefficient_digest,
     graph_digest,
@@ -50,11 +51,7 @@ def bundle(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
         model,
         example(1),
         folder,
-        relu_budget=60,
-        input_claim=CLAIM,
-        classes=["a", "b", "c"],
-        training=TRAINING,
-        checkpoint_sha256="ab" * 32,
+        origin=Origin(60, CLAIM, ("a", "b", "c"), TRAINING, "ab" * 32),
         samples=(x, np.array([0, 1, 2, 0, 1])),
     )
     assert written == folder / "model.onnx"
@@ -147,8 +144,8 @@ def test_the_python_of_the_card_runs(bundle: Path) -> None:
 
 def test_an_existing_bundle_is_replaced(model: nn.Module, tmp_path: Path) -> None:
     folder = tmp_path / "b"
-    first = export(model, example(), folder, relu_budget=70).read_bytes()
-    second = export(model, example(), folder, relu_budget=71).read_bytes()
+    first = export(model, example(), folder, origin=Origin(70)).read_bytes()
+    second = export(model, example(), folder, origin=Origin(71)).read_bytes()
     assert first != second
     assert os.listdir(tmp_path) == ["b"]
 
@@ -273,7 +270,7 @@ def test_models_that_cannot_be_exported_get_a_sentence(broken: nn.Module, words:
         ({"target": "tflite"}, "no target 'tflite'; choose one of crypten, "),
         ({"batch": 0}, "neither a positive number nor 'dynamic'"),
         ({"batch": "dynamic", "target": "crypten"}, "needs a fixed batch"),
-        ({"relu_budget": 1}, "but its budget is 1"),
+        ({"origin": Origin(relu_budget=1)}, "but its budget is 1"),
         ({"samples": (np.zeros((2, 3, 6, 6)), np.zeros(2))}, r"expected \('N', 2, 6, 6\)"),
     ],
     ids=["target", "batch", "dynamic", "budget", "samples"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -10,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 from tiny import tiny_config
 
-from aurep.cli.export import command, export_run
-from aurep.exporters import TARGETS
-from aurep.metadata import Metadata
-from aurep.training import load_run, train
+from aurep.cli.export import command
+from aurep.exporters import TARGETS, export_run
+from aurep.metadata import InputClaim, Metadata, TrainingClaim
+from aurep.training import train
 from aurep.validators.report import Check, Report
 
 
@@ -35,9 +37,12 @@ def test_a_run_becomes_a_bundle(run: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert done.output.startswith(f"wrote {tmp_path / 'b' / 'model.onnx'} (")
     found = Metadata.from_props({p.key: p.value for p in onnx.load(tmp_path / "b" / "model.onnx").metadata_props})
-    loaded = load_run(run)
-    assert (found.relu_budget, found.checkpoint) == (loaded.relu_budget, loaded.checkpoint_sha256)
-    assert (found.input, found.classes, found.training) == (loaded.input_claim, loaded.classes, loaded.training)
+    checkpoint = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    claimed = json.loads((run / "run.json").read_text())
+    assert (found.relu_budget, found.checkpoint) == (claimed["relu_budget"], checkpoint)
+    assert found.input == InputClaim.model_validate(claimed["input"])
+    assert list(found.classes) == claimed["classes"]
+    assert found.training == TrainingClaim.model_validate(claimed["training"])
     assert found.relu_count == found.relu_budget
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from aurep import AurepError, HybridActivation, fit_polynomials, prepare, relu_sites, set_mask
 from aurep.exporters import export
-from aurep.metadata import Metadata
+from aurep.metadata import Metadata, Origin
 from aurep.models import build_model
 from tests.exporters.exporting import NET, Block, assert_scaled, classifier, example, ops, randomise, run, small_net
 
@@ -190,7 +190,7 @@ def test_a_relu_outside_all_sites_counts_as_kept(tmp_path: Path) -> None:
     metadata = Metadata.from_props({p.key: p.value for p in onnx.load(file).metadata_props})
     assert (metadata.relu_count, metadata.relu_total) == (144, 288)
     with pytest.raises(AurepError, match=r"keeps 144 ReLU elements \(144 of them in no site\), but its budget is 100"):
-        export(model, example(), tmp_path / "m.onnx", relu_budget=100)
+        export(model, example(), tmp_path / "m.onnx", origin=Origin(relu_budget=100))
 
 
 def test_a_module_called_twice_is_two_sites(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_a_packed_run_exports_and_validates_by_name(run: Path, tmp_path: Path, m
     done = CliRunner().invoke(main, ["export", "zoo:small", "-o", "bundle"])
     assert done.exit_code == 0, done.output
     claimed = json.loads((tmp_path / "bundle" / "budget.json").read_text())
-    assert claimed["relu_count"] == json.loads((run / "budget.json").read_text())["relu_count"]
+    assert claimed["relu_count"] == json.loads((run / "run.json").read_text())["relu_count"]
 
 
 def test_packing_rounds_weights_and_nothing_else(run: Path, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_packing_rounds_weights_and_nothing_else(run: Path, tmp_path: Path) -> N
 def test_where_the_data_lay_stays_at_home(run: Path, tmp_path: Path) -> None:
     pack(run, tmp_path / "packed")
     texts = [path.read_text() for path in (tmp_path / "packed").iterdir() if path.suffix in (".toml", ".json", ".csv")]
-    assert len(texts) == 3
+    assert len(texts) == 4
     assert not any("somebody" in text for text in texts)
     assert load_run(tmp_path / "packed").config.digest() == load_run(run).config.digest()
 

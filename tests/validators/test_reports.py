@@ -112,7 +112,9 @@ def test_inspect_an_uncountable_model(tmp_path: Path) -> None:
 def test_inspect_a_run(tmp_path: Path) -> None:
     site = {"name": "relu", "shape": [4, 2, 2], "elements": 16, "kept": 4, "degree": 2}
     facts = {"relu_budget": 5, "relu_count": 4, "relu_total": 16, "sites": [site], "more": "things"}
-    (tmp_path / "budget.json").write_text(json.dumps(facts))
+    facts |= {"input": {"shape": [4, 2, 2]}, "classes": [], "seconds": 1.5, "finished": "2026-01-01"}
+    facts |= {"training": {"test_accuracy": 90, "teacher_test_accuracy": 91}}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
     found = inspect(tmp_path)
     assert (found.relu_count, found.relu_total, found.relu_budget, found.multiplications) == (4, 16, 5, 16)
     assert found.comparisons is None
@@ -121,6 +123,6 @@ def test_inspect_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"sites": 3}', "{"])
 def test_inspect_a_damaged_run(text: str, tmp_path: Path) -> None:
-    (tmp_path / "budget.json").write_text(text)
-    with pytest.raises(AurepError, match=r"budget\.json"):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(AurepError, match=r"run\.json"):
         inspect(tmp_path)

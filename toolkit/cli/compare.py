@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from aurep.training.compare_page import Row
 
 
 @click.command("compare")
@@ -63,20 +66,20 @@ def _list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _table(rows: list[dict[str, Any]]) -> Any:
+def _table(rows: list[Row]) -> Any:
     from rich.table import Column, Table
 
     heads = ("ReLUs", "degree", "teacher test %", "test %", "spread", "seconds")
     table = Table("method", "budget", *(Column(head, justify="right") for head in heads))
     for row in rows:
         table.add_row(
-            row["method"],
-            row["budget"],
-            f"{row['relu_count']:,}",
-            str(row["degree"]),
-            f"{row['teacher_mean']:.2f}",
-            f"{row['mean']:.2f}",
-            f"{row['spread']:.2f}",
-            f"{row['seconds']:.0f}",
+            row.method,
+            row.budget,
+            f"{row.relu_count:,}",
+            str(row.degree),
+            f"{row.teacher_mean:.2f}",
+            f"{row.mean:.2f}",
+            f"{row.spread:.2f}",
+            f"{row.seconds:.0f}",
         )
     return table

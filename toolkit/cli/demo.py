@@ -22,8 +22,8 @@ def command(out: Path) -> None:
     """Train, export and validate on 5,000 MNIST digits: the whole of aurep in about two minutes on a CPU."""
     from rich.console import Console
 
-    from aurep.cli.export import export_run
     from aurep.cli.train import read
+    from aurep.exporters import export_run
     from aurep.training import train
     from aurep.validators import render, validate
 

@@ -14,8 +14,6 @@ from aurep.exporters.targets import TARGETS
 if TYPE_CHECKING:
     from aurep.exporters.capture import Batch
 
-SAMPLES = 64  # test images in the bundle: enough for top-1 agreement, and small enough to hand over
-
 
 @click.command("export")
 @click.argument("run", type=RunPath(exists=True, file_okay=False, path_type=Path), metavar="RUN|zoo:NAME")
@@ -51,6 +49,8 @@ def command(
     no_validate: bool,
 ) -> None:
     """Export the run folder RUN (or a network of a clone's zoo) as ONNX, and validate the result against the run."""
+    from aurep.exporters import export_run
+
     secret = coefficients == "secret"
     options = {"secret_coefficients": secret, "push_constants": push_constants}
     file = export_run(run, bundle, target, batch=_batch(batch), width=width, **options)
@@ -64,38 +64,6 @@ def command(
         render.to_console(report, Console(highlight=False))
         if not report.passed:
             raise click.exceptions.Exit(1)
-
-
-def export_run(
-    run: Path,
-    bundle: Path,
-    target: str = "onnx",
-    *,
-    batch: Batch | None = None,
-    secret_coefficients: bool = False,
-    push_constants: bool = False,
-    width: float = 1.0,
-) -> Path:
-    """Export the run folder `run` with all that it knows of itself; returns the path of the ONNX file."""
-    from aurep.exporters import export
-    from aurep.training import load_run
-
-    loaded = load_run(run).at_width(width)
-    return export(
-        loaded.model,
-        loaded.example_input,
-        bundle,
-        target,
-        batch=batch,
-        relu_budget=loaded.relu_budget,
-        input_claim=loaded.input_claim,
-        classes=loaded.classes,
-        training=loaded.training,
-        checkpoint_sha256=loaded.checkpoint_sha256,
-        samples=loaded.samples(SAMPLES),
-        secret_coefficients=secret_coefficients,
-        push_constants=push_constants,
-    )
 
 
 def _batch(text: str | None) -> Batch | None:

@@ -52,7 +52,7 @@ def command(
     from rich.console import Console
 
     from aurep.training import train
-    from aurep.training.runs import read_config
+    from aurep.training.reading import read_config
     from aurep.training.signals import Stopped
 
     given = [f"{key}={_toml(options[name])}" for name, key in _SHORTCUTS.items() if options[name] is not None]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from aurep.errors import AurepError
 from aurep.files import replacing, sha256, write_bytes
+from aurep.results import result_file
 
 
 class RunFolder:
@@ -33,8 +34,11 @@ class RunFolder:
         self.state = self.path / "last.state"
         self.model = self.path / "model.safetensors"
         self.samples = self.path / "samples.npz"
-        self.budget = self.path / "budget.json"
         self.report = self.path / "report.html"
+
+    @property
+    def finished(self) -> bool:
+        return result_file(self.path) is not None
 
     def save_checkpoint(self, model: nn.Module, state: dict[str, Any]) -> None:
         with replacing(self.weights) as temporary:

@@ -16,16 +16,17 @@ import re
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from aurep.errors import AurepError, Diverged
 from aurep.files import write_text
+from aurep.results import read_result
 from aurep.search import check_options
-from aurep.training.compare_page import comparison_page
+from aurep.training.checkpoint import RunFolder
+from aurep.training.compare_page import Row, comparison_page
 from aurep.training.config import Config, check_config, parse_config
 from aurep.training.runs import RunBusy, train, train_baseline
 
@@ -46,7 +47,7 @@ class Cell:
         return root / f"{method}-{self.budget.replace('%', 'pct')}-s{self.seed}"
 
     def finished(self, root: Path) -> bool:
-        return (self.folder(root) / "budget.json").exists()
+        return RunFolder(self.folder(root)).finished
 
     def diverged(self, root: Path) -> bool:
         return (self.folder(root) / _DIVERGED).exists()
@@ -60,7 +61,7 @@ def compare(
     seeds: Sequence[int],
     console: Console | None = None,
     variants: Mapping[str, Sequence[str]] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Run what is missing, wait for what other workers run, and write the comparison.
 
     Args:
@@ -71,8 +72,8 @@ def compare(
         variants: names that `methods` may use too, each with the `section.key=value` overrides that it stands for.
 
     Returns:
-        A row per method and budget: mean and sample deviation of the test accuracy over seeds, counts, seconds. Seeds
-        whose run diverged are listed in `diverged` and left out of it; a row without any other seed is left out.
+        A row per method and budget. Seeds whose run diverged are listed in `diverged` and count for nothing else; a
+        row without any other seed is left out.
 
     Raises:
         AurepError: an unknown method, a bad budget, or a folder that holds the comparison of another recipe.
@@ -91,7 +92,8 @@ def compare(
             time.sleep(_LOOK_AGAIN_SECONDS)
         pending = left
     rows = list(summarise(folder, methods, budgets, seeds))
-    facts = {"recipe": config.model_dump(mode="json", exclude_none=True), "seeds": list(seeds), "rows": rows}
+    facts = {"recipe": config.model_dump(mode="json", exclude_none=True), "seeds": list(seeds)}
+    facts["rows"] = [asdict(row) for row in rows]
     write_text(folder / "comparison.json", json.dumps(facts, indent=2) + "\n")
     lost = [cell.folder(folder) for cell in cells if cell.diverged(folder)]
     page = comparison_page(rows, seeds, [path.name for path in lost], config.to_toml())
@@ -117,9 +119,7 @@ def cell_config(config: Config, cell: Cell, overrides: Sequence[str] | None = No
     return check_config(fields, origin)
 
 
-def summarise(
-    folder: Path, methods: Sequence[str], budgets: Sequence[str], seeds: Sequence[int]
-) -> Iterator[dict[str, Any]]:
+def summarise(folder: Path, methods: Sequence[str], budgets: Sequence[str], seeds: Sequence[int]) -> Iterator[Row]:
     """A row per method and budget, from the finished runs."""
     for budget in budgets:
         for method in methods:
@@ -127,24 +127,23 @@ def summarise(
             ended = [cell for cell in cells if cell.finished(folder)]
             if not ended:
                 continue
-            runs = [json.loads((cell.folder(folder) / "budget.json").read_text()) for cell in ended]
-            accuracy = [run["training"]["test_accuracy"] for run in runs]
-            teacher = [run["training"]["teacher_test_accuracy"] for run in runs]
-            yield {
-                "method": method,
-                "budget": budget,
-                "relu_count": runs[0]["relu_count"],
-                "relu_total": runs[0]["relu_total"],
-                "degree": runs[0]["sites"][0]["degree"],
-                "seeds": [cell.seed for cell in ended],
-                "diverged": [cell.seed for cell in cells if cell not in ended],
-                "val_accuracy": [run["training"]["val_accuracy"] for run in runs],
-                "test_accuracy": accuracy,
-                "mean": statistics.mean(accuracy),
-                "spread": statistics.stdev(accuracy) if len(accuracy) > 1 else 0.0,
-                "teacher_mean": statistics.mean(teacher),
-                "seconds": statistics.mean(run["seconds"] for run in runs),
-            }
+            runs = [read_result(cell.folder(folder)) for cell in ended]
+            accuracy = [run.test_accuracy for run in runs]
+            yield Row(
+                method=method,
+                budget=budget,
+                relu_count=runs[0].relu_count,
+                relu_total=runs[0].relu_total,
+                degree=runs[0].sites[0].degree,
+                seeds=[cell.seed for cell in ended],
+                diverged=[cell.seed for cell in cells if cell not in ended],
+                val_accuracy=[run.val_accuracy for run in runs],
+                test_accuracy=accuracy,
+                mean=statistics.mean(accuracy),
+                spread=statistics.stdev(accuracy) if len(accuracy) > 1 else 0.0,
+                teacher_mean=statistics.mean(run.teacher_test_accuracy for run in runs),
+                seconds=statistics.mean(run.seconds for run in runs),
+            )
 
 
 def _claim(folder: Path, config: Config) -> None:

@@ -31,6 +31,7 @@ from aurep.training.average import Average
 from aurep.training.checkpoint import RunFolder, portable
 from aurep.training.config import PhaseConfig, StudentConfig, TrainConfig
 from aurep.training.losses import LossTerm, distillation
+from aurep.training.metrics import EpochRow, write_metrics
 from aurep.training.optim import make_optimizer, set_learning_rate
 from aurep.training.progress import Progress
 from aurep.training.signals import Stopped, StopSignal
@@ -85,7 +86,7 @@ class Engine:
         self.fabric, self.folder, self.options, self.progress = fabric, folder, options, progress
         self.seed = options.seed
         self.checkpoint_seconds = options.checkpoint_minutes * 60 or float("inf")
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[EpochRow] = []
 
     def fit(
         self, phase: Phase, train: DeviceLoader, val: DeviceLoader | None, state: dict[str, Any] | None = None
@@ -232,7 +233,7 @@ class Engine:
         totals = torch.as_tensor(self.fabric.all_reduce(totals, reduce_op="sum"))
         loss, correct, seen = totals.tolist()
         sites = relu_sites(phase.model)
-        row = {
+        row: EpochRow = {
             "phase": phase.name,
             "epoch": counters.epoch + 1,
             "lr": optimizer.param_groups[0]["lr"],
@@ -243,7 +244,8 @@ class Engine:
             "seconds": counters.seconds,
             "images_per_second": seen / counters.seconds,
         }
-        row |= {f"val_accuracy_{n.width:g}": a for n, a in zip(phase.narrower, accuracies[1:], strict=False)}
+        if phase.narrower:
+            row["narrower"] = {f"{n.width:g}": a for n, a in zip(phase.narrower, accuracies[1:], strict=False)}
         self.rows.append(row)
         self.progress.epoch(row, phase.config.epochs)
 
@@ -259,7 +261,7 @@ class Engine:
         }
         if self.fabric.is_global_zero:
             self.folder.save_checkpoint(phase.model, state)
-            self.progress.write_metrics(self.folder.metrics, self.rows)
+            write_metrics(self.folder.metrics, self.rows)
 
 
 def derive(seed: int, *parts: str | int) -> int:

@@ -7,73 +7,32 @@ from the teacher's weights with fitted polynomials at every site, all elements k
 from __future__ import annotations
 
 import copy
-import io
-import json
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from aurep.budget import ReluBudget, ReluSite, parse_budget
+from aurep.budget import ReluBudget, parse_budget
 from aurep.data import ImageData
 from aurep.data.loader import Augment, DeviceLoader
 from aurep.errors import AurepError
-from aurep.files import write_bytes, write_text
+from aurep.results import RunResult
 from aurep.search import Policy, check_options, policy_class
-from aurep.surgery import (
-    Narrow,
-    add_widths,
-    fit_polynomials,
-    hybrid_sites,
-    narrower,
-    relu_sites,
-    tap_activations,
-)
+from aurep.surgery import add_widths, fit_polynomials, hybrid_sites, narrower, relu_sites, tap_activations
 from aurep.training.checkpoint import RunFolder, load_weights, portable, read_weights, save_weights
 from aurep.training.config import Config, StudentConfig
-from aurep.training.engine import Engine, Phase, derive, evaluate
+from aurep.training.engine import Engine, Phase, derive
+from aurep.training.finishing import measure, write_run
 from aurep.training.losses import student_terms
 from aurep.training.progress import Progress
-from aurep.training.report import html_report
 from aurep.training.setup import build_network, make_fabric, prepare_student, read_data
 
 _EVALUATION_BATCH = 500
-SAMPLES = 64  # test images kept in the run folder, so that an export needs no data set
 _LAYOUT = torch.channels_last  # of images and convolution weights: the faster one on CPU and GPU alike
 PHASES = ("baseline", "search", "finetune", "done")
-
-
-@dataclass(frozen=True)
-class WidthResult:
-    """A run's network at a width below 1, counted and measured by itself."""
-
-    width: float
-    relu_count: int
-    relu_total: int
-    val_accuracy: float | None
-    test_accuracy: float
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run ended with. Accuracies in percent; `None` where there is no validation split."""
-
-    run_dir: Path
-    relu_budget: int
-    relu_count: int
-    relu_total: int
-    sites: tuple[ReluSite, ...]
-    teacher_val_accuracy: float | None
-    teacher_test_accuracy: float
-    val_accuracy: float | None
-    test_accuracy: float
-    seconds: float
-    narrower: tuple[WidthResult, ...] = ()
 
 
 @dataclass
@@ -216,66 +175,20 @@ class Pipeline:
     def _finish(self, engine: Engine, teacher: nn.Module, student: nn.Module) -> RunResult:
         self.progress.close()
         self.progress.speed(engine.rows)
-        val, test = self._loader("val"), self._loader("test")
-        has_val = len(self.data.x_val) > 0
-        sites = tuple(relu_sites(student))
-        count = ReluBudget.of(sites, self.budget)
-        result = RunResult(
+        val = self._loader("val") if len(self.data.x_val) else None
+        result = measure(
             self.folder.path,
-            self.budget,
-            count.relu_count,
-            count.relu_total,
-            sites,
-            evaluate(teacher, val) if has_val else None,
-            evaluate(teacher, test),
-            evaluate(student, val) if has_val else None,
-            evaluate(student, test),
-            sum(row["seconds"] for row in engine.rows),
-            tuple(self._measured(narrow, val if has_val else None, test) for narrow in narrower(student)),
+            self.config,
+            self.data,
+            (teacher, student),
+            (val, self._loader("test")),
+            relu_budget=self.budget,
+            seconds=sum(row["seconds"] for row in engine.rows),
         )
         if self.fabric.is_global_zero:
-            self._write(result, engine.rows, student)
+            write_run(self.folder, self.config, self.data, student, engine.rows, result)
         self.fabric.barrier()
         return result
-
-    def _measured(self, narrow: Narrow, val: DeviceLoader | None, test: DeviceLoader) -> WidthResult:
-        network = narrow.network()
-        count = ReluBudget.of(relu_sites(network))
-        accuracy = evaluate(network, val) if val is not None else None
-        return WidthResult(narrow.width, count.relu_count, count.relu_total, accuracy, evaluate(network, test))
-
-    def _write(self, result: RunResult, rows: list[dict[str, Any]], student: nn.Module) -> None:
-        folder, data = self.folder, self.data
-        save_weights(folder.model, portable(student))
-        shape, span = list(data.image_shape), [0.0, 1.0]
-        facts = {
-            "relu_budget": result.relu_budget,
-            "relu_count": result.relu_count,
-            "relu_total": result.relu_total,
-            "sites": [site.to_dict() for site in result.sites],
-            "input": {"layout": "NCHW", "shape": shape, "range": span, "mean": data.mean, "std": data.std},
-            "classes": list(data.classes),
-            "training": {
-                "method": self.config.search.method,
-                "model": self.config.model.name,
-                "data": self.config.data.name,
-                "seed": self.config.train.seed,
-                "config_sha256": self.config.digest(),
-                "val_accuracy": result.val_accuracy,
-                "test_accuracy": result.test_accuracy,
-                "teacher_val_accuracy": result.teacher_val_accuracy,
-                "teacher_test_accuracy": result.teacher_test_accuracy,
-            },
-            "narrower": [asdict(width) for width in result.narrower],
-            "seconds": round(result.seconds, 1),
-            "finished": time.strftime("%Y-%m-%d"),
-        }
-        write_samples(folder.samples, data)
-        self.progress.write_metrics(folder.metrics, rows)
-        write_text(folder.report, html_report(facts, rows, self.config.to_toml()))
-        folder.drop_checkpoint()
-        # Written last: its presence says that the run is complete.
-        write_text(folder.budget, json.dumps(facts, indent=2) + "\n")
 
     def _loader(self, split: str, phase: str = "") -> DeviceLoader:
         """`split` in order for evaluation, or, for a `phase`, shuffled and augmented, each rank its share."""
@@ -306,10 +219,3 @@ class Pipeline:
             world_size=fabric.world_size,
             memory_format=_LAYOUT,
         )
-
-
-def write_samples(path: Path, data: ImageData) -> None:
-    """The first test images (uint8) with their labels."""
-    stream = io.BytesIO()
-    np.savez_compressed(stream, images=data.x_test[:SAMPLES], labels=data.y_test[:SAMPLES])
-    write_bytes(path, stream.getvalue())

@@ -1,16 +1,13 @@
-"""What a run shows while it works: a bar on a terminal, a line per epoch everywhere, `metrics.csv` on disk."""
+"""What a run shows while it works: a bar on a terminal, a line per epoch everywhere."""
 
 from __future__ import annotations
 
-import csv
-import io
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.status import Status
 
-from aurep.files import write_text
+from aurep.training.metrics import EpochRow
 
 _BAR = 20
 
@@ -37,18 +34,17 @@ class Progress:
             self._status.start()
         self._status.update(text)
 
-    def epoch(self, row: dict[str, Any], epochs: int) -> None:
+    def epoch(self, row: EpochRow, epochs: int) -> None:
         self.close()
         val = "" if row["val_accuracy"] is None else f"  val {row['val_accuracy']:5.2f} %"
-        widths = {key.removeprefix("val_accuracy_"): row[key] for key in row if key.startswith("val_accuracy_")}
-        val += "".join(f"  at width {width} {accuracy:5.2f} %" for width, accuracy in widths.items())
+        val += "".join(f"  at width {width} {found:5.2f} %" for width, found in row.get("narrower", {}).items())
         kept = "" if row["relu_count"] is None else f"  ReLUs {row['relu_count']:,}"
         self.say(
             f"{row['phase']:>8} {row['epoch']:3d}/{epochs}  loss {row['train_loss']:.4f}  "
             f"train {row['train_accuracy']:5.2f} %{val}{kept}  {row['images_per_second']:,.0f} images/s"
         )
 
-    def speed(self, rows: list[dict[str, Any]]) -> None:
+    def speed(self, rows: Sequence[EpochRow]) -> None:
         """Training images per second of each phase, validation and checkpoints aside."""
         for phase in dict.fromkeys(row["phase"] for row in rows):
             own = [row for row in rows if row["phase"] == phase]
@@ -60,13 +56,3 @@ class Progress:
         if self._status is not None:
             self._status.stop()
             self._status = None
-
-    @staticmethod
-    def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
-        """One row per epoch; empty cells where a value does not apply."""
-        text = io.StringIO()
-        columns = list(dict.fromkeys(key for row in rows for key in row)) or ["phase", "epoch"]
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(path, text.getvalue())

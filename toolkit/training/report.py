@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import Any, Literal
+
+from aurep.budget import ReluSite
+from aurep.results import RunResult
+from aurep.training.metrics import EpochRow
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 760, 260, 48, 28
+_Drawn = Literal["train_accuracy", "val_accuracy", "relu_count"]
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
 table{border-collapse:collapse;margin:1rem 0}th,td{padding:.25rem .75rem;border-bottom:1px solid #d8dee4}
@@ -17,37 +22,32 @@ text{font:11px system-ui,sans-serif;fill:#57606a}
 """
 
 
-def html_report(facts: dict[str, Any], rows: Sequence[dict[str, Any]], config_toml: str) -> str:
-    """The page for a finished run: `facts` as in its budget.json, `rows` as in its metrics.csv."""
-    training = facts["training"]
-    share = 100 * facts["relu_count"] / facts["relu_total"] if facts["relu_total"] else 0.0
-    title = f"{training['model']} on {training['data']}: {facts['relu_count']:,} of {facts['relu_total']:,} ReLUs"
+def html_report(result: RunResult, rows: Sequence[EpochRow], config_toml: str) -> str:
+    """The page for a finished run; `rows` as in its metrics.csv."""
+    training = result.training
+    share = 100 * result.relu_count / result.relu_total if result.relu_total else 0.0
+    title = f"{training.model} on {training.data}: {result.relu_count:,} of {result.relu_total:,} ReLUs"
     scores = [
-        (
-            "teacher (all ReLU)",
-            facts["relu_total"],
-            training["teacher_val_accuracy"],
-            training["teacher_test_accuracy"],
-        ),
-        ("hybrid", facts["relu_count"], training["val_accuracy"], training["test_accuracy"]),
+        ("teacher (all ReLU)", result.relu_total, result.teacher_val_accuracy, result.teacher_test_accuracy),
+        ("hybrid", result.relu_count, result.val_accuracy, result.test_accuracy),
     ]
-    for narrow in facts["narrower"]:
-        name = f"hybrid at width {narrow['width']:g}"
-        scores.append((name, narrow["relu_count"], narrow["val_accuracy"], narrow["test_accuracy"]))
+    for narrow in result.narrower:
+        name = f"hybrid at width {narrow.width:g}"
+        scores.append((name, narrow.relu_count, narrow.val_accuracy, narrow.test_accuracy))
     return "\n".join(
         [
             f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title>",
             f"<style>{STYLE}</style>",
             f"<h1>{escape(title)}</h1>",
-            f"<p>Budget {facts['relu_budget']:,} elements; {share:.2f} % kept by {escape(training['method'])}, "
-            f"seed {training['seed']}, {facts['seconds']:,} s, {facts['finished']}.</p>",
+            f"<p>Budget {result.relu_budget:,} elements; {share:.2f} % kept by {escape(str(training.method))}, "
+            f"seed {training.seed}, {result.seconds:,} s, {result.finished}.</p>",
             table(("", "ReLUs", "val %", "test %"), scores),
             "<h2>Accuracy over epochs (%)</h2>",
             _chart(rows, ("train_accuracy", "val_accuracy")),
             "<h2>ReLU elements kept</h2>",
             _chart(rows, ("relu_count",)),
             "<h2>Sites</h2>",
-            _site_table(facts["sites"]),
+            _site_table(result.sites),
             f"<h2>Configuration</h2><pre>{escape(config_toml)}</pre></html>",
         ]
     )
@@ -66,20 +66,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return f"<table><tr>{top}</tr>{body}</table>"
 
 
-def _site_table(sites: Sequence[dict[str, Any]]) -> str:
+def _site_table(sites: Sequence[ReluSite]) -> str:
     rows = ""
     for site in sites:
-        share = 100 * site["kept"] / site["elements"]
-        cells = (site["name"], "×".join(map(str, site["shape"])), site["elements"], site["kept"], share)
+        share = 100 * site.kept / site.elements
+        cells = (site.name, "×".join(map(str, site.shape)), site.elements, site.kept, share)
         bar = f"<td style='width:10rem'><div class='bar' style='width:{share:.2f}%'></div></td>"
         rows += f"<tr>{''.join(map(_cell, cells))}{bar}</tr>"
     head = "<th>site</th><th>shape</th><th class=n>elements</th><th class=n>kept</th><th class=n>%</th><th></th>"
     return f"<table><tr>{head}</tr>{rows}</table>"
 
 
-def _chart(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> str:
+def _chart(rows: Sequence[EpochRow], keys: Sequence[_Drawn]) -> str:
     """Lines of `keys` over the run's epochs, phases side by side, as SVG."""
-    values: list[float] = [row[key] for row in rows for key in keys if row[key] is not None]
+    values = [value for row in rows for key in keys if (value := row[key]) is not None]
     if not values:
         return "<p>No epochs were trained.</p>"
     low, high = min(values), max(values)
@@ -101,7 +101,7 @@ def _chart(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> str:
             parts.append(f"<line x1='{edge:.1f}' x2='{edge:.1f}' y1='8' y2='{_HEIGHT - _BOTTOM}' stroke='#afb8c1'/>")
             parts.append(f"<text x='{edge + 4:.1f}' y='{_HEIGHT - 8}'>{escape(row['phase'])}</text>")
     for key, colour in zip(keys, ("#8c959f", "#2f6fde"), strict=False):
-        points = [(x(i), y(row[key])) for i, row in enumerate(rows) if row[key] is not None]
+        points = [(x(i), y(value)) for i, row in enumerate(rows) if (value := row[key]) is not None]
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
         parts.append(f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-width='2'/>")
         parts += [f"<circle cx='{px:.1f}' cy='{py:.1f}' r='2.5' fill='{colour}'/>" for px, py in points]

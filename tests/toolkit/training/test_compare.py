@@ -31,23 +31,21 @@ compare(config, Path(sys.argv[2]), ["autorep"], ["10%", "0"], [0, 1], Console(wi
 
 def test_table_and_page_follow_the_runs(tmp_path: Path) -> None:
     rows = compare(tiny_config(**SHORT), tmp_path, ["autorep"], ["10%", "0"], [0, 1])
-    assert [(row["budget"], row["relu_count"]) for row in rows] == [("10%", 96), ("0", 0)]
+    assert [(row.budget, row.relu_count) for row in rows] == [("10%", 96), ("0", 0)]
     for row in rows:
-        runs = [
-            json.loads((Cell("autorep", row["budget"], s).folder(tmp_path) / "budget.json").read_text()) for s in (0, 1)
-        ]
-        assert row["test_accuracy"] == [run["training"]["test_accuracy"] for run in runs]
-        low, high = sorted(row["test_accuracy"])
-        assert row["mean"] == pytest.approx((low + high) / 2)
-        assert row["spread"] == pytest.approx((high - low) / 2**0.5)  # sample deviation of two values
+        runs = [json.loads((Cell("autorep", row.budget, s).folder(tmp_path) / "run.json").read_text()) for s in (0, 1)]
+        assert row.test_accuracy == [run["training"]["test_accuracy"] for run in runs]
+        low, high = sorted(row.test_accuracy)
+        assert row.mean == pytest.approx((low + high) / 2)
+        assert row.spread == pytest.approx((high - low) / 2**0.5)  # sample deviation of two values
     teachers = {(tmp_path / f"{run}/teacher.safetensors").read_bytes() for run in ("autorep-10pct-s0", "autorep-0-s0")}
     assert teachers == {(tmp_path / "baseline-s0/teacher.safetensors").read_bytes()}
     page = (tmp_path / "comparison.html").read_text()
     assert page.count("<circle") == 2
     assert "autorep" in page
-    before = (tmp_path / "autorep-0-s0/budget.json").stat().st_mtime_ns
+    before = (tmp_path / "autorep-0-s0/run.json").stat().st_mtime_ns
     assert compare(tiny_config(**SHORT), tmp_path, ["autorep"], ["10%", "0"], [0, 1]) == rows
-    assert (tmp_path / "autorep-0-s0/budget.json").stat().st_mtime_ns == before
+    assert (tmp_path / "autorep-0-s0/run.json").stat().st_mtime_ns == before
 
 
 def test_two_workers_share_a_folder_and_run_nothing_twice(tmp_path: Path) -> None:
@@ -82,7 +80,7 @@ def test_unknown_method_is_refused_before_anything_runs(tmp_path: Path) -> None:
 def test_a_variant_is_the_recipe_with_its_keys(tmp_path: Path) -> None:
     variants = {"straight lines": ["search.method=random", "search.degree=1"]}
     rows = compare(tiny_config(**SHORT), tmp_path, ["autorep", "straight lines"], ["7"], [0], variants=variants)
-    assert [(row["method"], row["degree"], row["relu_count"]) for row in rows] == [
+    assert [(row.method, row.degree, row.relu_count) for row in rows] == [
         ("autorep", 2, 7),
         ("straight lines", 1, 7),
     ]
@@ -94,7 +92,7 @@ def test_a_diverged_run_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     variants = {"steep": ["search.optimizer=sgd", "search.lr=1e30"]}
     for _ in range(2):  # the second time there is nothing left to run
         rows = compare(tiny_config(**SHORT), tmp_path, ["steep", "autorep"], ["7"], [0], variants=variants)
-        assert [(row["method"], row["seeds"], row["diverged"]) for row in rows] == [("autorep", [0], [])]
+        assert [(row.method, row.seeds, row.diverged) for row in rows] == [("autorep", [0], [])]
         assert "steep-7-s0" in (tmp_path / "comparison.html").read_text()
     assert "search became NaN" in (tmp_path / "steep-7-s0/diverged.txt").read_text()
     assert compare(tiny_config(**SHORT), tmp_path, ["steep"], ["7"], [0], variants=variants) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tiny import tiny_config
 
 import aurep
 from aurep.data import load_data
+from aurep.results import read_result
 from aurep.search.autorep import AutoRep
 from aurep.training import load_run
 from aurep.training.pipeline import Pipeline
@@ -38,6 +40,7 @@ def test_run_folder_holds_what_the_design_promises(run_dir: Path) -> None:
         "metrics.csv",
         "model.safetensors",
         "report.html",
+        "run.json",
         "samples.npz",
         "teacher.safetensors",
     }
@@ -52,11 +55,41 @@ def test_metrics_have_a_row_per_epoch(run_dir: Path) -> None:
     assert [r["relu_count"] for r in rows[-2:]] == ["96", "96"]
 
 
-def test_budget_json_counts_and_claims(run_dir: Path) -> None:
-    facts = json.loads((run_dir / "budget.json").read_text())
+def test_run_json_counts_and_claims(run_dir: Path) -> None:
+    facts = json.loads((run_dir / "run.json").read_text())
     assert facts["relu_count"] == sum(site["kept"] for site in facts["sites"]) == 96
     assert facts["training"]["method"] == "autorep"
     assert facts["classes"] == list("0123456789")
+    assert str(run_dir) not in (run_dir / "run.json").read_text()  # a folder may be moved
+    counts = {key: facts[key] for key in ("relu_budget", "relu_count", "relu_total", "sites")}
+    assert json.loads((run_dir / "budget.json").read_text()) == counts
+
+
+def test_run_folder_of_the_version_before_is_read(run_dir: Path, tmp_path: Path) -> None:
+    """Its budget.json held what run.json does now."""
+    old = shutil.copytree(run_dir, tmp_path / "old")
+    (old / "run.json").replace(old / "budget.json")
+    assert aurep.train(tiny_config(), old, resume=True) == read_result(run_dir).model_copy(update={"run_dir": old})
+
+
+def test_counts_alone_are_no_finished_run(run_dir: Path, tmp_path: Path) -> None:
+    """Killed between the two files."""
+    killed = shutil.copytree(run_dir, tmp_path / "killed")
+    (killed / "run.json").unlink()
+    with pytest.raises(aurep.AurepError, match="has not finished"):
+        load_run(killed)
+    aurep.train(tiny_config(), killed, resume=True)
+    assert (killed / "model.safetensors").read_bytes() == (run_dir / "model.safetensors").read_bytes()
+
+
+DAMAGED = {"not JSON": "{", "not a table": "[]", "nothing in it": "{}", "sites": '{"sites": 3}'}
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_result_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(aurep.AurepError, match=r"run\.json is"):
+        read_result(tmp_path)
 
 
 def test_loaded_run_measures_the_accuracy_it_claims(run_dir: Path) -> None:
@@ -77,7 +110,7 @@ def test_loaded_run_measures_the_accuracy_it_claims(run_dir: Path) -> None:
 def test_teacher_and_student_differ_only_where_they_should(run_dir: Path) -> None:
     run = load_run(run_dir)
     kept = {site.name: site.kept for site in aurep.relu_sites(run.model)}
-    assert kept == {site["name"]: site["kept"] for site in run.facts["sites"]}
+    assert kept == {site.name: site.kept for site in run.result.sites}
 
 
 def test_report_is_one_offline_page(run_dir: Path) -> None:

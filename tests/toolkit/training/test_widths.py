@@ -52,7 +52,7 @@ def test_counts_and_accuracies_of_both_widths_are_reported(result: RunResult) ->
     assert (result.relu_count, result.relu_total) == (BUDGET, 960)
     assert (half.width, half.relu_count, half.relu_total) == (0.5, kept_in_first_half(result.run_dir), 480)
     assert 0 < half.relu_count <= BUDGET
-    facts = json.loads((result.run_dir / "budget.json").read_text())
+    facts = json.loads((result.run_dir / "run.json").read_text())
     assert facts["narrower"][0]["relu_count"] == half.relu_count
     assert "hybrid at width 0.5" in (result.run_dir / "report.html").read_text()
     with (result.run_dir / "metrics.csv").open(newline="") as stream:

@@ -1,0 +1,43 @@
+"""`export_run`: a finished run as a bundle, with all that it knows of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aurep.exporters.capture import Batch
+from aurep.exporters.pipeline import export
+from aurep.training import load_run
+
+SAMPLES = 64  # test images in the bundle: enough for top-1 agreement, and small enough to hand over
+
+
+def export_run(
+    run: str | Path,
+    bundle: str | Path,
+    target: str = "onnx",
+    *,
+    width: float = 1.0,
+    batch: Batch | None = None,
+    secret_coefficients: bool = False,
+    push_constants: bool = False,
+) -> Path:
+    """Export the run folder `run`, its network at `width`; the rest as `export` takes it.
+
+    Returns:
+        The path of the written ONNX file.
+
+    Raises:
+        AurepError: no finished run, a width it was not trained at, or what `export` refuses.
+    """
+    loaded = load_run(run).at_width(width)
+    return export(
+        loaded.model,
+        loaded.example_input,
+        bundle,
+        target,
+        batch=batch,
+        origin=loaded.origin,
+        samples=loaded.samples(SAMPLES),
+        secret_coefficients=secret_coefficients,
+        push_constants=push_constants,
+    )

@@ -1,0 +1,108 @@
+"""`run.json`: what a run ended with, written and read by one class.
+
+Beside it lies `budget.json`, its counts alone under the names that an exported model's budget has.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from aurep.budget import ReluSite
+from aurep.errors import AurepError
+from aurep.files import write_text
+from aurep.metadata import Count, InputClaim, TrainingClaim
+
+FILE, BUDGET = "run.json", "budget.json"
+_BUDGET_KEYS = {"relu_budget", "relu_count", "relu_total", "sites"}
+
+
+class WidthResult(BaseModel):
+    """A run's network at a width below 1, counted and measured by itself."""
+
+    model_config = ConfigDict(frozen=True)
+
+    width: float
+    relu_count: Count
+    relu_total: Count
+    val_accuracy: float | None
+    test_accuracy: float
+
+
+class RunResult(BaseModel):
+    """What a run ended with. Accuracies in percent; those of validation are None where there is no such split."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_dir: Path = Field(exclude=True)
+    relu_budget: Count
+    relu_count: Count
+    relu_total: Count
+    sites: tuple[Annotated[ReluSite, PlainSerializer(ReluSite.to_dict)], ...]
+    input: InputClaim
+    classes: tuple[str, ...]
+    training: TrainingClaim
+    narrower: tuple[WidthResult, ...] = ()
+    seconds: float  # in the training loop
+    finished: str  # date
+
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        if self.training.test_accuracy is None or self.training.teacher_test_accuracy is None:
+            raise ValueError("the test accuracies of the network and its teacher are missing")
+        return self
+
+    @property
+    def test_accuracy(self) -> float:
+        assert self.training.test_accuracy is not None
+        return self.training.test_accuracy
+
+    @property
+    def val_accuracy(self) -> float | None:
+        return self.training.val_accuracy
+
+    @property
+    def teacher_test_accuracy(self) -> float:
+        assert self.training.teacher_test_accuracy is not None
+        return self.training.teacher_test_accuracy
+
+    @property
+    def teacher_val_accuracy(self) -> float | None:
+        return self.training.teacher_val_accuracy
+
+    def write(self) -> None:
+        """Write `run.json` last: its presence says that the run is complete."""
+        for name, keys in ((BUDGET, _BUDGET_KEYS), (FILE, None)):
+            fields = self.model_dump(mode="json", include=keys)
+            write_text(self.run_dir / name, json.dumps(fields, indent=2) + "\n")
+
+
+def result_file(run: Path) -> Path | None:
+    """Where the finished run in folder `run` says what it ended with; None where it has not finished."""
+    if (run / FILE).is_file():
+        return run / FILE
+    old = run / BUDGET  # held all of it before run.json did; read until version 0.2
+    return old if old.is_file() and b'"training"' in old.read_bytes() else None
+
+
+def read_result(run: Path) -> RunResult:
+    """What the finished run in folder `run` ended with.
+
+    Raises:
+        AurepError: it has not finished, or the file is damaged.
+    """
+    file = result_file(run)
+    if file is None:
+        raise AurepError(f"{run} has not finished; go on with aurep train --resume {run}.")
+    try:
+        fields = json.loads(file.read_bytes())
+        return RunResult.model_validate({**fields, "run_dir": run})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise AurepError(f"{file} is damaged at {where}: {first['msg'].lower()}; train the run again.") from None
+    except (ValueError, TypeError, RecursionError):
+        raise AurepError(f"{file} is not the JSON that aurep train writes; train the run again.") from None

@@ -1,0 +1,42 @@
+"""`metrics.csv`: a row per epoch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+from aurep.files import write_text
+
+
+class EpochRow(TypedDict):
+    """What an epoch ended with; None where a value does not apply. Plain data, for a checkpoint holds it."""
+
+    phase: str
+    epoch: int  # from 1
+    lr: float
+    train_loss: float
+    train_accuracy: float  # percent, as all accuracies
+    val_accuracy: float | None
+    relu_count: int | None
+    seconds: float
+    images_per_second: float
+    narrower: NotRequired[dict[str, float]]  # width -> validation accuracy; columns val_accuracy_<width> of the file
+
+
+def write_metrics(path: Path, rows: Sequence[EpochRow]) -> None:
+    """Empty cells where a value does not apply."""
+    lines = [_flat(row) for row in rows]
+    text = io.StringIO()
+    columns = list(dict.fromkeys(key for line in lines for key in line)) or ["phase", "epoch"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_text(path, text.getvalue())
+
+
+def _flat(row: EpochRow) -> dict[str, object]:
+    line: dict[str, object] = {key: value for key, value in row.items() if key != "narrower"}
+    return line | {f"val_accuracy_{width}": accuracy for width, accuracy in row.get("narrower", {}).items()}

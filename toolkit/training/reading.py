@@ -1,0 +1,107 @@
+"""Reading finished runs back from their folders."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from aurep.errors import AurepError
+from aurep.files import sha256
+from aurep.metadata import Origin, TrainingClaim
+from aurep.results import RunResult, read_result
+from aurep.surgery import add_widths, at_width
+from aurep.training.checkpoint import RunFolder, load_weights, read_weights
+from aurep.training.config import Config, parse_config
+from aurep.training.setup import build_network, prepare_student
+
+
+def read_config(path: str | os.PathLike[str]) -> Config:
+    """The configuration of the run in folder `path`."""
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        raise AurepError(
+            f"{folder.path} is not a run folder: it has no config.toml; expected one that aurep train wrote."
+        )
+    return parse_config(folder.config.read_text(), str(folder.config))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read back from its folder, at one of the widths it was trained at."""
+
+    folder: RunFolder
+    config: Config
+    result: RunResult
+    width: float = 1.0
+
+    def at_width(self, width: float) -> Run:
+        """The same run, with its model at `width`. Raises AurepError where it was not trained at it."""
+        trained = self.config.search.widths
+        if width not in trained:
+            known = ", ".join(f"{w:g}" for w in trained)
+            raise AurepError(f"{self.folder.path} was trained at width {known}, not {width:g}; choose one of these.")
+        return replace(self, width=width)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The prepared network with its final weights and masks, on the CPU, in eval mode."""
+        model = self._build(prepared=True)
+        add_widths(model, self.example_input, self.config.search.widths)
+        load_weights(model, read_weights(self.folder.model), self.folder.model)
+        return at_width(model, self.width).eval()
+
+    @cached_property
+    def teacher(self) -> nn.Module:
+        """The all-ReLU network that taught it."""
+        model = self._build(prepared=False)
+        load_weights(model, read_weights(self.folder.teacher), self.folder.teacher)
+        return model.eval()
+
+    @property
+    def example_input(self) -> Tensor:
+        return torch.zeros(1, *self.result.input.shape)
+
+    @property
+    def training(self) -> TrainingClaim:
+        """Where the weights come from, with the accuracies at this width."""
+        claim = self.result.training
+        for narrow in self.result.narrower:
+            if narrow.width == self.width:
+                keys = ("width", "val_accuracy", "test_accuracy")
+                return claim.model_copy(update={key: getattr(narrow, key) for key in keys})
+        return claim
+
+    @property
+    def origin(self) -> Origin:
+        """What an exported file says of this run."""
+        result = self.result
+        return Origin(result.relu_budget, result.input, result.classes, self.training, sha256(self.folder.model))
+
+    def samples(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Up to `count` test images, normalised (n, C, H, W) float32, and their labels (n,)."""
+        with np.load(self.folder.samples, allow_pickle=False) as stored:
+            images, labels = stored["images"][:count], stored["labels"][:count]
+        claim = self.result.input
+        mean = np.array(claim.mean, np.float32).reshape(-1, 1, 1)
+        std = np.array(claim.std, np.float32).reshape(-1, 1, 1)
+        return ((images.astype(np.float32) / 255 - mean) / std).astype(np.float32), labels.astype(np.int64)
+
+    def _build(self, prepared: bool) -> nn.Module:
+        network = build_network(self.config, self.result.input.shape, len(self.result.classes))
+        return prepare_student(self.config, network, self.example_input) if prepared else network
+
+
+def load_run(path: str | os.PathLike[str]) -> Run:
+    """Read the finished run in folder `path`.
+
+    Raises:
+        AurepError: not a run folder, or a run that has not finished.
+    """
+    config, folder = read_config(path), RunFolder(path)
+    return Run(folder, config, read_result(folder.path))
