@@ -10,13 +10,13 @@ from pathlib import Path
 import onnx
 import pytest
 from click.testing import CliRunner
-from tiny import tiny_config
 
 from aurep.cli.export import command
 from aurep.exporters import TARGETS, export_run
 from aurep.metadata import InputClaim, Metadata, TrainingClaim
 from aurep.training import train
 from aurep.validators.report import Check, Report
+from tests.toolkit.training.tiny import tiny_config
 
 
 @pytest.fixture(scope="module")

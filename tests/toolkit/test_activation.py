@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
 from torch import Tensor
 from torch.nn import functional as F
 
 from aurep import AurepError, HybridActivation
+from tests.tolerances import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
 
 SHAPES = [(3, 5, 4), (7,), (2, 6)]
 

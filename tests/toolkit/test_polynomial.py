@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import LEAST_SQUARES, QUADRATURE
 
 import aurep
 from aurep.polynomial import Moments, dapa
+from tests.tolerances import LEAST_SQUARES, QUADRATURE
 
 
 def least_squares_under_normal(mean: float, std: float, degree: int) -> np.ndarray:

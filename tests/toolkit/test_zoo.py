@@ -9,12 +9,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
-from training.tiny import tiny_config
 
 from aurep.cli import main
 from aurep.errors import AurepError
 from aurep.training import load_run, train
 from aurep.zoo import pack, resolve, update_claims
+from tests.toolkit.training.tiny import tiny_config
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tolerances import BFLOAT16, FLOAT16, FLOAT32
 from torch import Tensor
 
 from aurep import HybridActivation
 from aurep.kernels import Kernels, Needs, Norm, eager
+from tests.tolerances import BFLOAT16, FLOAT16, FLOAT32
 
 ROUNDING = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 

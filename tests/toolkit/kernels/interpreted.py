@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from comparing import Case, compare_all, compare_bare, compare_norm
 
 from aurep.kernels import cuda
+from tests.toolkit.kernels.comparing import Case, compare_all, compare_bare, compare_norm
 
 # Few and small: the interpreter takes a millisecond for every operation of every program.
 ALL = {

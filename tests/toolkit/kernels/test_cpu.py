@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from comparing import Case, compare_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aurep import AurepError, HybridActivation
 from aurep.kernels import Needs, cpu, cpu_build, eager, kernels_for, using
+from tests.toolkit.kernels.comparing import Case, compare_all
 
 compiled = pytest.mark.skipif(
     "not __import__('aurep.kernels.cpu_build', fromlist=['cpu_build']).available()", reason=cpu_build.describe()

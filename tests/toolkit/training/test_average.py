@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from tiny import tiny_config
-from tolerances import FLOAT32
 from torch import nn
 
 from aurep.training import train
 from aurep.training.average import Average
+from tests.tolerances import FLOAT32
+from tests.toolkit.training.tiny import tiny_config
 
 
 def test_recurrence_and_swap() -> None:

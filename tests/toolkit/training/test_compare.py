@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from tiny import RECIPE, tiny_config
 
 from aurep import AurepError
 from aurep.training.compare import Cell, cell_config, compare
 from aurep.training.config import parse_config
 from aurep.training.runs import RunBusy, train
+from tests.toolkit.training.tiny import RECIPE, tiny_config
 
 SHORT = {"baseline__epochs": 1, "search__epochs": 1, "finetune__epochs": 1}
 _WORKER = """

@@ -5,10 +5,10 @@ from __future__ import annotations
 import tomllib
 
 import pytest
-from tiny import RECIPE, tiny_config
 
 from aurep import AurepError
 from aurep.training.config import parse_config, read_recipe, recipe_names
+from tests.toolkit.training.tiny import RECIPE, tiny_config
 
 BAD = {
     "unknown section": ("[serach]\nepochs = 1", r"unknown key 'serach'; known are model, data, train"),

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from tiny import RECIPE
+
+from tests.toolkit.training.tiny import RECIPE
 
 _SCRIPT = """
 import sys

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import RECIPE
+
+from tests.toolkit.training.tiny import RECIPE
 
 # One epoch of each: rounding differences grow with every step, and at last move an indicator past its neighbour. SGD,
 # since Adam's first steps are of the rate's size whatever the gradient's. Indicators start at random: by ranks, two

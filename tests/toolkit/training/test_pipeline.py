@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_config
 
 import aurep
 from aurep.data import load_data
@@ -18,6 +17,7 @@ from aurep.results import read_result
 from aurep.search.autorep import AutoRep
 from aurep.training import load_run
 from aurep.training.pipeline import Pipeline
+from tests.toolkit.training.tiny import tiny_config
 
 TOTAL = 960  # ResNet-9 of width 4 on 8x8: 2 (4 * 64 + 8 * 16 + 16 * 4 + 32 * 1)
 

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny import RECIPE
 
 from aurep.training.checkpoint import RunFolder
+from tests.toolkit.training.tiny import RECIPE
 
 EPOCHS = 3
 

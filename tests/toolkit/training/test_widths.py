@@ -14,7 +14,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
-from tiny import tiny_config
 
 import aurep
 from aurep.activation import HybridActivation
@@ -25,6 +24,7 @@ from aurep.training.config import Config
 from aurep.training.progress import Progress
 from aurep.training.signals import Stopped
 from aurep.validators import validate
+from tests.toolkit.training.tiny import tiny_config
 
 BUDGET = 97  # odd: no half of it is a count
 

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from searching import SIZES, Search, batches, network
 from torch import nn
 
 import aurep
@@ -18,6 +17,7 @@ from aurep.search.senet import Senet
 from aurep.search.sensitivity import layer_weights, magnitude_sensitivities
 from aurep.search.shares import water_fill
 from aurep.surgery import tap_activations
+from tests.toolkit.search.searching import SIZES, Search, batches, network
 
 # ResNet-18 for 32x32 with the stem's ReLU: capacities, and the published sensitivities.
 CAPACITIES = [65536] * 5 + [32768] * 4 + [16384] * 4 + [8192] * 4

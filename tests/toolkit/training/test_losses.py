@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from searching import Search, network
-from tolerances import FLOAT32
 from torch import Tensor, nn
 
 import aurep
@@ -20,6 +18,8 @@ from aurep.training.losses import (
     stage_outputs,
     student_terms,
 )
+from tests.tolerances import FLOAT32
+from tests.toolkit.search.searching import Search, network
 
 
 def test_distillation_is_the_divergence_of_softened_classes() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from searching import SIZES, TOTAL, Search
 
 from aurep.search.baselines import Layerwise
+from tests.toolkit.search.searching import SIZES, TOTAL, Search
 
 
 def test_random_keeps_another_set_for_another_seed_and_the_same_for_the_same() -> None:

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from kernels.comparing import double
-from tolerances import FLOAT32, FLOAT64
 from torch import Tensor, nn
 
 import aurep
@@ -18,6 +16,8 @@ from aurep.models import build_model
 from aurep.modes import evaluating
 from aurep.surgery import hybrid_sites
 from aurep.surgery.fusion import NormedActivation, fuse
+from tests.tolerances import FLOAT32, FLOAT64
+from tests.toolkit.kernels.comparing import double
 
 
 class Shortcuts(nn.Module):

@@ -11,11 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from searching import SIZES, TOTAL, Search
 
 import aurep
 from aurep.search import POLICIES, check_options
 from aurep.training.config import parse_config
+from tests.toolkit.search.searching import SIZES, TOTAL, Search
 
 METHODS = list(POLICIES)
 DIGITS_TOTAL = 960  # ResNet-9 of width 4 on 8x8

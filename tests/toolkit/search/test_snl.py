@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from searching import TOTAL, Search
-from tolerances import FLOAT64
 
 from aurep import HybridActivation
 from aurep.search.snl import Snl
+from tests.tolerances import FLOAT64
+from tests.toolkit.search.searching import TOTAL, Search
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from searching import BATCH, TOTAL, Search, batches
-from tolerances import FLOAT32
 from torch import Tensor
 from torch.nn import functional as F
 
 from aurep.search.autorep import AutoRep
 from aurep.search.saliency import Saliency, equalised
+from tests.tolerances import FLOAT32
+from tests.toolkit.search.searching import BATCH, TOTAL, Search, batches
 
 
 def definition(search: Search, x: Tensor, y: Tensor) -> list[np.ndarray]:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import LEAST_SQUARES
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import aurep
 from aurep import AurepError, HybridActivation
+from tests.tolerances import LEAST_SQUARES
 
 CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "F.relu": F.relu,

@@ -7,7 +7,6 @@ from math import ceil
 from typing import Any
 
 import pytest
-import tolerances
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +18,7 @@ from aurep.models.resnet import ResNet
 from aurep.models.vgg import VGG16
 from aurep.models.wide_resnet import WideResNet
 from aurep.surgery import Narrow, add_widths, at_width, hybrid_sites, narrower
+from tests import tolerances
 
 LAYERS = (nn.Conv2d, nn.Linear)
 
