@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.toolkit.search.test_resume import RECIPE
+
 _SCRIPT = """
 import sys
 import torch
@@ -55,8 +57,6 @@ for mine in [p for m in norms for p in m.parameters()]:
 
 
 def test_ranks_agree_on_masks(tmp_path: Path) -> None:
-    from test_search_resume import RECIPE
-
     (tmp_path / "script.py").write_text(_SCRIPT)
     (tmp_path / "tiny.toml").write_text(RECIPE)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
