@@ -54,6 +54,12 @@ def test_every_public_name_resolves() -> None:
         aurep.nothing  # noqa: B018  (the access is the test)
 
 
+def test_packages_are_attributes_without_an_import_of_their_own() -> None:
+    """In a process of its own: here they are imported already."""
+    code = "import aurep; assert aurep.validators.count_relus is aurep.count_relus; assert aurep.exporters.TARGETS"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_shipped_json_schema_is_the_current_one() -> None:
     shipped = Path(metadata.__file__).with_name("budget.schema.json").read_text()
     assert shipped == metadata.json_schema()

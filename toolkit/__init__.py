@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aurep import exporters, validators
     from aurep.activation import HybridActivation
     from aurep.budget import ReluBudget, ReluSite
     from aurep.errors import AurepError
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from aurep.polynomial import dapa
     from aurep.results import RunResult
     from aurep.surgery import fit_polynomials, prepare, relu_sites, set_mask
-    from aurep.training import train
+    from aurep.training import load_run, train
+    from aurep.validators import count_relus, validate
 
 __all__ = [
     "AurepError",
@@ -26,13 +28,18 @@ __all__ = [
     "ReluSite",
     "RunResult",
     "__version__",
+    "count_relus",
     "dapa",
     "export",
+    "exporters",
     "fit_polynomials",
+    "load_run",
     "prepare",
     "relu_sites",
     "set_mask",
     "train",
+    "validate",
+    "validators",
 ]
 
 _HOMES = {
@@ -41,14 +48,18 @@ _HOMES = {
     "ReluBudget": "budget",
     "ReluSite": "budget",
     "RunResult": "results",
+    "count_relus": "validators",
     "dapa": "polynomial",
     "export": "exporters",
     "fit_polynomials": "surgery",
+    "load_run": "training",
     "prepare": "surgery",
     "relu_sites": "surgery",
     "set_mask": "surgery",
     "train": "training",
+    "validate": "validators",
 }
+_PACKAGES = ("exporters", "validators")
 
 
 def __getattr__(name: str) -> Any:
@@ -56,6 +67,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("aurep")
+    if name in _PACKAGES:
+        return import_module(f"aurep.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'aurep' has no attribute {name!r}")
     return getattr(import_module(f"aurep.{_HOMES[name]}"), name)
