@@ -27,10 +27,10 @@ from typing import Any
 
 import onnx
 
+from aurep.validators.graph.batch import walk_once
 from aurep.validators.graph.call import Call
 from aurep.validators.graph.costs import comparisons
 from aurep.validators.graph.facts import Fact, attributes, site_name
-from aurep.validators.relu_count import walk_once
 
 LINEAR = frozenset({"Conv", "Gemm", "MatMul"})
 _AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})

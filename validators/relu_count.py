@@ -17,9 +17,10 @@ from pathlib import Path
 import onnx
 
 from aurep.validators.files.reading import read
+from aurep.validators.graph.batch import fixed_batch, input_fact, model_inputs
 from aurep.validators.graph.facts import Fact, UncountableError
-from aurep.validators.graph.infer import type_fact
 from aurep.validators.graph.walk import Walk
+from aurep.validators.sites.recovery import pointwise_sites
 
 UNHEARD_OF = 2**30  # images: no batch is as large; below twice that, 2^31 - 1 still says "to the end" of a slice
 
@@ -60,8 +61,6 @@ def count_relus(path: str | Path) -> ReluCount:
         AurepError: the file cannot be read.
         UncountableError: it is a graph whose comparisons cannot be bounded from the graph alone (an AurepError too).
     """
-    from aurep.validators.sites.recovery import pointwise_sites
-
     model = read(path).model
     return count(model, pointwise_sites(model))
 
@@ -89,62 +88,12 @@ def _check_proportion(one: Walk, other: Walk, size: int) -> None:
         )
 
 
-def walk_once(model: onnx.ModelProto) -> tuple[dict[str, Fact], int]:
-    """Facts of the main graph's tensors, and the batch they were taken at. Raises UncountableError."""
-    batch = fixed_batch(model) or 2
-    facts = {value.name: _input_fact(value, batch) for value in model_inputs(model)}
-    return Walk(model, dynamic=fixed_batch(model) is None).run(facts), batch
-
-
-def fixed_batch(model: onnx.ModelProto) -> int | None:
-    """The batch that the file fixes: 1 where none is recognisable, None where it is dynamic.
-
-    Raises:
-        UncountableError: a dimension other than the batch is dynamic.
-    """
-    inputs = model_inputs(model)
-    dynamic = False
-    for value in inputs:
-        if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
-            raise UncountableError(
-                f"input {value.name!r} declares no tensor shape, so nothing can be counted; export with static shapes."
-            )
-        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            if dim.HasField("dim_value") and dim.dim_value > 0:
-                continue
-            if axis:
-                raise UncountableError(
-                    f"dimension {axis} of input {value.name!r} is dynamic, so the cost is unknown; "
-                    "export with static shapes (only the batch may be dynamic)."
-                )
-            dynamic = True
-    if dynamic:
-        return None
-    first = type_fact(inputs[0].type).shape if inputs else None
-    last = type_fact(model.graph.output[0].type).shape if model.graph.output else None
-    shared = first and last and len(first) in (2, 4) and len(last) > 1 and first[0] == last[0]
-    return first[0] if first and shared else 1
-
-
-def model_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Inputs that a caller feeds. Below IR 4, initializers are listed among the inputs without being one."""
-    stored = {tensor.name for tensor in model.graph.initializer} if model.ir_version < 4 else set()
-    return [value for value in model.graph.input if value.name not in stored]
-
-
 def _walk(model: onnx.ModelProto, batch: int, pointwise: Mapping[str, str]) -> Walk:
-    facts = {value.name: _input_fact(value, batch) for value in model_inputs(model)}
+    facts = {value.name: input_fact(value, batch) for value in model_inputs(model)}
     walk = Walk(model, pointwise, dynamic=fixed_batch(model) is None)
     found = walk.run(facts)
     _check_output(model, found, batch)
     return walk
-
-
-def _input_fact(value: onnx.ValueInfoProto, batch: int) -> Fact:
-    tensor = value.type.tensor_type
-    dims = (dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else batch for dim in tensor.shape.dim)
-    shape = tuple(dims)
-    return Fact(tensor.elem_type, shape, uniform=len(shape) == 4, rows=len(shape) > 1 and shape[0] == batch)
 
 
 def _check_output(model: onnx.ModelProto, found: Mapping[str, Fact], batch: int) -> None:

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from aurep.errors import AurepError
-from aurep.validators.relu_count import fixed_batch
+from aurep.validators.graph.batch import fixed_batch
 
 PROVIDERS = ("auto", "cpu", "cuda")
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"

@@ -23,8 +23,9 @@ from aurep.validators.checks.sites import check_sites
 from aurep.validators.checks.structure import MAX_ELEMENTS, check_structure
 from aurep.validators.files.reading import Artefact, read
 from aurep.validators.files.samples import Samples, eager_samples, read_samples
+from aurep.validators.graph.batch import model_inputs
 from aurep.validators.graph.facts import UncountableError
-from aurep.validators.relu_count import ReluCount, count, model_inputs
+from aurep.validators.relu_count import ReluCount, count
 from aurep.validators.report import Check, Report
 from aurep.validators.session import CannotRunError, Session
 from aurep.validators.sites.recovery import RecoveredSite, pointwise, recover_sites

@@ -18,8 +18,8 @@ from aurep.errors import AurepError
 from aurep.validators.checks.parity import difference
 from aurep.validators.checks.tolerances import FIXED_POINT_AGREEMENT
 from aurep.validators.files.samples import Samples
+from aurep.validators.graph.batch import walk_once
 from aurep.validators.graph.facts import FLOATS
-from aurep.validators.relu_count import walk_once
 from aurep.validators.report import Check
 from aurep.validators.session import CannotRunError, Session
 

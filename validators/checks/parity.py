@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 from aurep.validators.checks.tolerances import PARITY_SCALED, PARITY_TIE
 from aurep.validators.files.samples import Samples
-from aurep.validators.relu_count import fixed_batch
+from aurep.validators.graph.batch import fixed_batch
 from aurep.validators.report import Check
 from aurep.validators.session import CannotRunError, Session
 

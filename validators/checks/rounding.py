@@ -23,8 +23,8 @@ from aurep.validators.checks.parity import difference
 from aurep.validators.checks.tolerances import DISTURBANCE, NEGLIGIBLE, ROUNDING_SCALED
 from aurep.validators.files.samples import Samples
 from aurep.validators.files.storage import graphs_of
+from aurep.validators.graph.batch import fixed_batch, model_inputs, walk_once
 from aurep.validators.graph.costs import names
-from aurep.validators.relu_count import fixed_batch, model_inputs, walk_once
 from aurep.validators.report import Check
 from aurep.validators.session import CannotRunError, Session
 

@@ -13,9 +13,10 @@ from aurep.metadata import Metadata, graph_digest
 from aurep.rules import FRAMEWORK_TARGETS, Fault, find_faults
 from aurep.validators.files.reading import Artefact, read_json
 from aurep.validators.files.storage import graphs_of
+from aurep.validators.graph.batch import model_inputs
 from aurep.validators.graph.facts import describe
 from aurep.validators.graph.infer import STANDARD
-from aurep.validators.relu_count import ReluCount, model_inputs
+from aurep.validators.relu_count import ReluCount
 from aurep.validators.report import Check
 
 MAX_ELEMENTS = 2**28  # of one tensor: 1 GiB of fp32, beyond what a validation may allocate

@@ -1,12 +1,10 @@
 """Shapes and small constants of one node, from its operator's schema and the facts of its inputs alone.
 
-A file's own `value_info` is never looked at: it can be planted. Constants that shapes may depend on are folded with the
-ONNX reference implementation, within `FOLD_LIMIT` elements.
+A file's own `value_info` is never looked at: it can be planted.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from functools import cache
 from math import prod
@@ -14,13 +12,11 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
-from onnx.reference import ReferenceEvaluator
 
 from aurep.validators.graph.facts import Fact, Shape, UncountableError, attributes, describe
+from aurep.validators.graph.folding import FOLD_LIMIT, folded, measured, type_of
 
-FOLD_LIMIT = 4096  # elements: shape arithmetic needs a handful, and folding must never cost memory
 STANDARD = ("", "ai.onnx")
 
 # What may be done to a number derived from the batch size: anything affine. The rest (comparing it, dividing by it)
@@ -69,9 +65,9 @@ def infer(
     constant = all(fact.constant for fact in inputs) and not seed
     facts = [_with_constancy(fact, constant) for fact in _inferred(node, known, opsets)]
     if node.op_type in ("Shape", "Size"):
-        facts = [_measured(node, inputs[0], fact, dynamic) for fact in facts]
+        facts = [measured(node, inputs[0], fact, dynamic) for fact in facts]
     elif constant:
-        facts = _folded(node, known, facts, opsets)
+        facts = folded(node, known, facts, opsets)
     batched = any(fact.batched for fact in inputs)
     if batched and node.op_type not in _BATCH_ARITHMETIC and any(fact.data is not None for fact in facts):
         raise UncountableError(
@@ -117,7 +113,7 @@ def _schema(op_type: str, version: int) -> tuple[Any, tuple[int, int], int, dict
 def _inferred(node: onnx.NodeProto, known: Mapping[str, Fact], opsets: Mapping[str, int]) -> list[Fact]:
     schema = schema_of(node, opsets)
     names = {name for name in node.input if name}
-    types = {name: _type_of(known[name]) for name in names}
+    types = {name: type_of(known[name]) for name in names}
     data = {name: numpy_helper.from_array(value, name) for name in names if (value := known[name].data) is not None}
     imports = [helper.make_opsetid("", opsets.get("", 0))]
     try:
@@ -128,10 +124,6 @@ def _inferred(node: onnx.NodeProto, known: Mapping[str, Fact], opsets: Mapping[s
             f"{describe(node)} does not fit its inputs ({reason}); export the model again."
         ) from None
     return [type_fact(found[name]) if name in found else Fact(0, None) for name in node.output]
-
-
-def _type_of(fact: Fact) -> onnx.TypeProto:
-    return helper.make_tensor_type_proto(fact.elem_type, fact.shape)
 
 
 def _constant(node: onnx.NodeProto) -> Fact:
@@ -145,55 +137,6 @@ def _constant(node: onnx.NodeProto) -> Fact:
     array = np.asarray(value, dtype=np.int64 if "int" in key else np.float32)
     kind = onnx.TensorProto.INT64 if "int" in key else onnx.TensorProto.FLOAT
     return Fact(kind, array.shape, True, array if array.size <= FOLD_LIMIT else None)
-
-
-def _measured(node: onnx.NodeProto, source: Fact, fact: Fact, dynamic: bool) -> Fact:
-    """Shape and Size are known as soon as the shape is, whatever the values are."""
-    if source.shape is None:
-        return fact
-    values = attributes(node)
-    part = source.shape[values.get("start", 0) : values.get("end", None)]
-    data = np.asarray(prod(source.shape) if node.op_type == "Size" else part, dtype=np.int64)
-    return Fact(fact.elem_type, data.shape, True, data, batched=dynamic)
-
-
-def _folded(
-    node: onnx.NodeProto, known: Mapping[str, Fact], facts: list[Fact], opsets: Mapping[str, int]
-) -> list[Fact]:
-    """`facts` with values where all inputs are small known constants and so are the results."""
-    feeds = {name: known[name].data for name in node.input if name}
-    small = all(fact.elements is not None and fact.elements <= FOLD_LIMIT for fact in facts)
-    bounded = node.op_type in ("NonZero", "Unique", "Compress")  # no larger than a few times their inputs
-    if not (small or bounded) or any(value is None for value in feeds.values()):
-        return facts
-    arrays = _evaluate(node, {name: value for name, value in feeds.items() if value is not None}, opsets)
-    if arrays is None:
-        return facts
-    return [
-        Fact(fact.elem_type, array.shape, True, array) if isinstance(array, np.ndarray) else fact
-        for fact, array in zip(facts, arrays, strict=True)
-    ]
-
-
-def _evaluate(
-    node: onnx.NodeProto, feeds: Mapping[str, NDArray[Any]], opsets: Mapping[str, int]
-) -> list[NDArray[Any] | None] | None:
-    inputs = [helper.make_value_info(n, _type_of(Fact(_kind(v), v.shape))) for n, v in feeds.items()]
-    names = [name for name in node.output if name]
-    outputs = [helper.make_value_info(name, onnx.TypeProto()) for name in names]
-    graph = helper.make_graph([node], "fold", inputs, outputs)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opsets.get("", 0))])
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            found = dict(zip(names, ReferenceEvaluator(model).run(None, dict(feeds)), strict=True))
-    except Exception:  # whatever the reference cannot evaluate stays unknown, which can only make a graph uncountable
-        return None
-    return [np.asarray(found[name]) if name in found else None for name in node.output]
-
-
-def _kind(array: NDArray[Any]) -> int:
-    return helper.np_dtype_to_tensor_dtype(array.dtype)
 
 
 def _with_constancy(fact: Fact, constant: bool) -> Fact:

@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from aurep.metadata import coefficient_digest
+from aurep.validators.graph.batch import walk_once
 from aurep.validators.graph.facts import Fact, UncountableError, site_name
 from aurep.validators.graph.infer import STANDARD
 from aurep.validators.sites.constants import MAX_ELEMENTS, Constants
@@ -88,8 +89,6 @@ def _uniform(rows: NDArray[np.float32], hidden: NDArray[np.bool_]) -> bool:
 
 def recover_sites(model: onnx.ModelProto) -> dict[str, RecoveredSite]:
     """Sites of the main graph by name. A graph that cannot be walked has none."""
-    from aurep.validators.relu_count import walk_once
-
     try:
         facts, batch = walk_once(model)
     except UncountableError:

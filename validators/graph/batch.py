@@ -1,0 +1,60 @@
+"""The batch of a model: what the file fixes, and the facts of everything at one size of it."""
+
+from __future__ import annotations
+
+import onnx
+
+from aurep.validators.graph.facts import Fact, UncountableError
+from aurep.validators.graph.infer import type_fact
+from aurep.validators.graph.walk import Walk
+
+
+def walk_once(model: onnx.ModelProto) -> tuple[dict[str, Fact], int]:
+    """Facts of the main graph's tensors, and the batch they were taken at. Raises UncountableError."""
+    batch = fixed_batch(model) or 2
+    facts = {value.name: input_fact(value, batch) for value in model_inputs(model)}
+    return Walk(model, dynamic=fixed_batch(model) is None).run(facts), batch
+
+
+def fixed_batch(model: onnx.ModelProto) -> int | None:
+    """The batch that the file fixes: 1 where none is recognisable, None where it is dynamic.
+
+    Raises:
+        UncountableError: a dimension other than the batch is dynamic.
+    """
+    inputs = model_inputs(model)
+    dynamic = False
+    for value in inputs:
+        if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+            raise UncountableError(
+                f"input {value.name!r} declares no tensor shape, so nothing can be counted; export with static shapes."
+            )
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.HasField("dim_value") and dim.dim_value > 0:
+                continue
+            if axis:
+                raise UncountableError(
+                    f"dimension {axis} of input {value.name!r} is dynamic, so the cost is unknown; "
+                    "export with static shapes (only the batch may be dynamic)."
+                )
+            dynamic = True
+    if dynamic:
+        return None
+    first = type_fact(inputs[0].type).shape if inputs else None
+    last = type_fact(model.graph.output[0].type).shape if model.graph.output else None
+    shared = first and last and len(first) in (2, 4) and len(last) > 1 and first[0] == last[0]
+    return first[0] if first and shared else 1
+
+
+def model_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that a caller feeds. Below IR 4, initializers are listed among the inputs without being one."""
+    stored = {tensor.name for tensor in model.graph.initializer} if model.ir_version < 4 else set()
+    return [value for value in model.graph.input if value.name not in stored]
+
+
+def input_fact(value: onnx.ValueInfoProto, batch: int) -> Fact:
+    """What is known of an input that holds `batch` images."""
+    tensor = value.type.tensor_type
+    dims = (dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else batch for dim in tensor.shape.dim)
+    shape = tuple(dims)
+    return Fact(tensor.elem_type, shape, uniform=len(shape) == 4, rows=len(shape) > 1 and shape[0] == batch)
