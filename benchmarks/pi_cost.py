@@ -1,10 +1,11 @@
-"""Fits the constants of the cost estimate (`validators/estimate.py`) to measured bytes, and says by how much it misses.
+"""Fits the constants of the cost estimate to measured bytes, and says by how much it misses.
 
     python benchmarks/pi_cost.py [--crypten PYTHON] [--spu PYTHON] [--work runs/pi-cost]
 
 Small random networks with random masks run through each protocol. Half of them are fitted by non-negative least squares
 (relative errors), the other half is predicted. Writes benchmarks/results/pi_cost.{json,md}; copy the constants of SPU
-from there. CHEETAH is not fitted: its ciphertexts are packed, so that bytes grow in steps.
+from there into `toolkit/frameworks/spu.py`. CHEETAH is not fitted: its ciphertexts are packed, so that bytes grow in
+steps.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def run_eager(model: nn.Module, x: Tensor) -> Tensor:
             logits = model(x)
     except AurepError:
         raise
-    except Exception as error:
+    except Exception as error:  # a user's forward raises anything
         raise AurepError(
             f"the model does not run on an input of shape {tuple(x.shape)}: {_first_line(error)}; give an example "
             "input as the model takes it."
@@ -89,7 +89,7 @@ def capture(model: nn.Module, example: Tensor, batch: Batch) -> onnx.ModelProto:
             proto: onnx.ModelProto = program.model_proto
     except AurepError:
         raise
-    except Exception as error:
+    except Exception as error:  # torch's exporter raises anything, from what it traces and from itself
         advice = "; a model that fixes its batch size exports with batch=N" if batch == "dynamic" else ""
         raise AurepError(f"torch cannot export this model: {_first_line(error)}{advice}.") from error
     return proto

@@ -83,5 +83,5 @@ def verify_saved(file: Path, expected: Metadata, target: Target) -> None:
     found = Metadata.from_props({entry.key: entry.value for entry in saved.metadata_props})
     opset = {entry.domain: entry.version for entry in saved.opset_import}.get("")
     sound = found == expected and graph_digest(saved) == expected.graph_sha256
-    if not sound or opset != target.opset or saved.ir_version != target.ir_version:
+    if not sound or opset != target.framework.opset or saved.ir_version != target.framework.ir_version:
         raise AurepError(f"the file as saved differs from what was exported; check the disk of {file.parent}.")

@@ -17,7 +17,7 @@ from onnx import helper, inliner, numpy_helper, shape_inference
 
 from aurep.errors import AurepError
 from aurep.exporters.capture import INPUT
-from aurep.rules.fault import operators
+from aurep.operators import operators
 
 _FREE = operators(
     "Add Sub Mul Neg Sum Mean MatMul Gemm Conv ConvTranspose Einsum AveragePool GlobalAveragePool Flatten Transpose "

@@ -1,4 +1,4 @@
-"""The target's rules (`aurep.rules`), checked on the graph that is about to be written."""
+"""The framework's rules (`aurep.frameworks`), checked on the graph that is about to be written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import onnx
 from aurep.errors import AurepError
 from aurep.exporters.site import DOMAIN
 from aurep.exporters.targets import Target
-from aurep.rules import find_faults
+from aurep.frameworks import find_faults
 
 _SHOWN = 3
 

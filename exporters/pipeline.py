@@ -120,10 +120,10 @@ def to_proto(graph: gs.Graph, target: Target) -> onnx.ModelProto:
     for tensor in graph.tensors().values():
         if isinstance(tensor, gs.Variable) and tensor.name not in (INPUT, OUTPUT):
             tensor.shape = tensor.dtype = None  # torch's shapes carry its own names for the batch
-    graph.ir_version = target.ir_version
+    graph.ir_version = target.framework.ir_version
     with quiet():
         model: onnx.ModelProto = gs.export_onnx(graph)
-    model.functions.extend(functions_used(model, target.opset))
+    model.functions.extend(functions_used(model, target.framework.opset))
     model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     _forget_constants(model.graph)
     return model
@@ -153,8 +153,8 @@ def _plain_relus(proto: onnx.ModelProto, sites: Sequence[Site]) -> int:
 
 def _check_batch(batch: Batch | None, target: Target) -> Batch:
     if batch is None:
-        return 1 if target.fixed_batch else "dynamic"
-    if batch == "dynamic" and target.fixed_batch:
+        return 1 if target.framework.fixed_batch else "dynamic"
+    if batch == "dynamic" and target.framework.fixed_batch:
         raise AurepError(f"target {target.name} needs a fixed batch; give batch=1 or another number.")
     if batch != "dynamic" and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise AurepError(f"batch {batch!r} is neither a positive number nor 'dynamic'.")

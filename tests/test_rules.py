@@ -16,7 +16,7 @@ from aurep import AurepError
 from aurep.cli import main
 from aurep.exporters import TARGETS
 from aurep.exporters.lint import lint
-from aurep.rules import common, crypten, find_faults, helayers, spu
+from aurep.frameworks import common, crypten, find_faults, helayers, spu
 
 FLOAT = np.float32
 WINDOW = {"kernel_shape": [2, 2], "strides": [1, 1], "pads": [0, 0, 0, 0]}

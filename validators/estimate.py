@@ -12,145 +12,132 @@ Counts, per image (weights: per inference, whatever its batch):
                  matrix that a product runs on (each input once per window it lies in); weight elements; output
                  elements
 
-A protocol's bytes are a linear function of these counts. CrypTen's coefficients follow from its protocols: Beaver's
-method opens every factor, 8 bytes from each of two parties; a comparison takes nine rounds. SPU's are fitted to
-measurements by `benchmarks/pi_cost.py`, which also says by how much they miss.
+A protocol's bytes are a linear function of these counts, with the coefficients that its framework's file gives
+(`aurep.frameworks`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import onnx
 
-from aurep.validators.graph.batch import walk_once
+from aurep.frameworks import FRAMEWORKS, Protocol
+from aurep.frameworks.framework import Unit
+from aurep.operators import LINEAR, PRODUCTS, depth, operators
+from aurep.validators.graph.batch import UNFIXED, fixed_batch, walk_at
 from aurep.validators.graph.call import Call
-from aurep.validators.graph.costs import comparisons
-from aurep.validators.graph.facts import Fact, attributes, site_name
+from aurep.validators.graph.facts import Fact, site_name
+from aurep.validators.graph.walk import Visit
 
-LINEAR = frozenset({"Conv", "Gemm", "MatMul"})
-_AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
+_AVERAGES = operators("AveragePool GlobalAveragePool ReduceMean")
+Counts = Counter[Unit]
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """Bytes on the wire, all parties together, per unit of each count; rounds per node of a kind."""
+class Work:
+    """What a graph costs.
 
-    name: str
-    framework: str
-    bytes_per: Mapping[str, float]
-    rounds_per: Mapping[str, int] | None = None
+    Attributes:
+        nodes: (site or layer, counts per image) of every evaluation that costs something, in order.
+        depth: products, linear layers included, on the path that has most.
+        compared_depth: comparisons on the path that has most.
+    """
 
+    nodes: tuple[tuple[str, Counts], ...]
+    depth: int
+    compared_depth: int
 
-PROTOCOLS = (
-    Protocol(
-        "Beaver",
-        "crypten",
-        {"compared": 464, "squares": 16, "products": 32, "stored": 16, "inputs": 16, "weights": 16},
-        {"compared": 9, "squares": 1, "products": 1, "stored": 1, "weights": 1},
-    ),
-    # Fitted by benchmarks/pi_cost.py; SEMI2K's are exact on every network tried, ABY3's within 0.1 %.
-    Protocol(
-        "SEMI2K",
-        "spu",
-        {"compared": 144, "products": 40, "squares": 40, "scalings": 8, "patches": 16, "weights": 16, "outputs": 8},
-    ),
-    Protocol("ABY3", "spu", {"compared": 172, "products": 52, "squares": 52, "scalings": 28, "outputs": 52}),
-)
+    @property
+    def counts(self) -> Counts:
+        return sum((counts for _, counts in self.nodes), Counts())
 
 
-def count_work(model: onnx.ModelProto) -> list[tuple[str, Counter[str]]]:
-    """(site or layer, counts per image) of every node that costs something, in order. Raises UncountableError."""
-    facts, batch = walk_once(model)
-    bodies = {(f.domain, f.name): f for f in model.functions}
+def count_work(model: onnx.ModelProto) -> Work:
+    """Raises UncountableError."""
+    batch = fixed_batch(model) or UNFIXED
+    walk, _ = walk_at(model, batch)
     stored = {tensor.name for tensor in model.graph.initializer}
-    found = []
-    for node in model.graph.node:
-        body = bodies.get((node.domain, node.op_type))
-        work = _of_function(node, body, facts) if body is not None else _of_node(node, facts, stored)
-        shares = {key: count if key == "weights" else count // batch for key, count in work.items()}
+    nodes = []
+    products, compared = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
+    for visit in walk.visits:
+        outermost = visit.outermost
+        inside = visit.call.node is not outermost
+        work = _of_visit(visit, () if inside else stored)
+        shares: Counts = Counter({key: n if key == "weights" else n // batch for key, n in work.items()})
         if any(shares.values()):
-            found.append((site_name(node), Counter({key: count for key, count in shares.items() if count})))
-    return found
+            nodes.append((site_name(outermost), +shares))
+        products[tuple(outermost.output)] += visit.trips * (visit.call.node.op_type in PRODUCTS)
+        compared[tuple(outermost.output)] += visit.trips * (visit.compared > 0)
+    return Work(
+        tuple(nodes),
+        depth(model.graph, lambda node: products[tuple(node.output)]),
+        depth(model.graph, lambda node: compared[tuple(node.output)]),
+    )
 
 
-def _of_node(node: onnx.NodeProto, facts: Mapping[str, Fact], stored: Container[str]) -> Counter[str]:
-    inputs = [facts.get(name) if name else None for name in node.input]
-    outputs = tuple(facts[name] for name in node.output if name in facts)
-    computed = [fact for fact in inputs if fact is not None and not fact.constant]
-    if not computed or not outputs:
-        return Counter()
-    elements = outputs[0].elements or 0
+def _of_visit(visit: Visit, stored: Container[str]) -> Counts:
+    if visit.compared or not visit.call.outputs:
+        return Counts({"compared": visit.compared})
+    once = _multiplied(visit.call, stored)
+    return Counter({key: count * visit.trips for key, count in once.items()})
+
+
+def _multiplied(call: Call, stored: Container[str]) -> Counts:
+    """`stored`: names that stand for initializers where the call is."""
+    node, elements = call.node, call.outputs[0].elements or 0
     if node.op_type in LINEAR:
-        return _linear(node, inputs, outputs[0])
+        return _linear(call, call.outputs[0])
     if node.op_type == "Pow":
-        return Counter(squares=elements)
-    if node.op_type == "Mul" and len(computed) > 1:
-        return Counter(products=elements)
+        return Counts({"squares": elements})
+    if node.op_type == "Mul" and not any(fact is not None and fact.constant for fact in call.inputs):
+        return Counts({"products": elements})
     if node.op_type == "Mul":
-        secret = [facts[name].elements or 0 for name in node.input if name in stored]
-        return Counter(scalings=elements, stored=elements + sum(secret) if secret else 0)
-    if node.op_type in _AVERAGES:
-        return Counter(scalings=elements)
-    call = Call(node, attributes(node), tuple(inputs), outputs, 17)
-    return Counter(compared=comparisons(call))
+        factors = zip(node.input, call.inputs, strict=True)
+        secret = [fact.elements or 0 for name, fact in factors if fact is not None and name in stored]
+        return Counts({"scalings": elements, "stored": elements + sum(secret) if secret else 0})
+    return Counts({"scalings": elements} if node.op_type in _AVERAGES else {})
 
 
-def _linear(node: onnx.NodeProto, inputs: Sequence[Fact | None], output: Fact) -> Counter[str]:
-    x, weight = inputs[0], inputs[1] if len(inputs) > 1 else None
+def _linear(call: Call, output: Fact) -> Counts:
+    x, weight = call.given(0), call.given(1)
+    elements = output.elements or 0
     if x is None or weight is None or weight.shape is None or not weight.constant:
-        return Counter(products=(output.elements or 0))
-    patches = x.elements or 0
-    if node.op_type == "Conv":
-        group = attributes(node).get("group", 1)
-        positions = (output.elements or 0) // weight.shape[0]
-        patches = positions * prod(weight.shape[1:]) * group
-    return Counter(inputs=x.elements or 0, patches=patches, weights=weight.elements or 0, outputs=output.elements or 0)
+        return Counts({"products": elements})
+    inputs = patches = x.elements or 0
+    if call.node.op_type == "Conv":
+        positions = elements // weight.shape[0]
+        patches = positions * prod(weight.shape[1:]) * call.attributes.get("group", 1)
+    return Counts({"inputs": inputs, "patches": patches, "weights": weight.elements or 0, "outputs": elements})
 
 
-def _of_function(node: onnx.NodeProto, body: onnx.FunctionProto, facts: Mapping[str, Fact]) -> Counter[str]:
-    """A call of a polynomial: the products in its body, at every element."""
-    computed = {
-        inner
-        for inner, outer in zip(body.input, node.input, strict=False)
-        if outer in facts and not facts[outer].constant
-    }
-    elements = facts[node.output[0]].elements or 0
-    work: Counter[str] = Counter()
-    for step in body.node:
-        factors = sum(name in computed for name in step.input)
-        if factors:
-            computed.update(step.output)
-        if step.op_type == "Mul" and factors:
-            work["products" if factors > 1 else "scalings"] += elements
-    return work
-
-
-def estimate(work: Sequence[tuple[str, Mapping[str, int]]]) -> list[Row]:
+def estimate(work: Work) -> list[Row]:
     """Per protocol: `bytes` of one image, `weight_opening` in them, `rounds` where they are known, and `sites`."""
-    rows = []
-    for protocol in PROTOCOLS:
-        sites: Counter[str] = Counter()
-        opening = 0.0
-        for name, counts in work:
-            sites[name] += round(sum(protocol.bytes_per.get(key, 0) * count for key, count in counts.items()))
-            opening += protocol.bytes_per.get("weights", 0) * counts.get("weights", 0)
-        rounds = None
-        if protocol.rounds_per is not None:
-            rounds = sum(protocol.rounds_per.get(key, 0) for _, counts in work for key in counts)
-        rows.append(
-            {
-                "framework": protocol.framework,
-                "protocol": protocol.name,
-                "bytes": sum(sites.values()),
-                "weight_opening": round(opening),
-                "rounds": rounds,
-                "sites": dict(sites),
-            }
-        )
-    return rows
+    return [
+        {"framework": framework.name, **_of_protocol(protocol, work.nodes)}
+        for framework in FRAMEWORKS.values()
+        for protocol in framework.protocols
+        if protocol.bytes_per is not None
+    ]
+
+
+def _of_protocol(protocol: Protocol, nodes: Sequence[tuple[str, Counts]]) -> Row:
+    per = protocol.bytes_per or {}
+    sites: Counter[str] = Counter()
+    for name, counts in nodes:
+        sites[name] += round(sum(per.get(key, 0) * count for key, count in counts.items()))
+    rounds = None
+    if protocol.rounds_per is not None:
+        rounds = sum(protocol.rounds_per.get(key, 0) for _, counts in nodes for key in counts)
+    return {
+        "protocol": protocol.name,
+        "bytes": sum(sites.values()),
+        "weight_opening": round(sum(per.get("weights", 0) * counts["weights"] for _, counts in nodes)),
+        "rounds": rounds,
+        "sites": dict(sites),
+    }

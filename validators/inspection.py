@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import onnx
 
 from aurep.results import read_result, result_file
 from aurep.validators.estimate import count_work, estimate
@@ -17,10 +14,6 @@ from aurep.validators.graph.facts import UncountableError
 from aurep.validators.relu_count import count
 from aurep.validators.sites.recovery import pointwise, recover_sites
 from aurep.validators.sites.table import site_rows
-
-_LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-_PRODUCTS = frozenset({"Mul", "Pow"})
-_COMPARING = frozenset({"Relu", "Max", "Min", "Clip", "LeakyRelu", "MaxPool", "GlobalMaxPool", "Sigmoid", "HardSwish"})
 
 
 @dataclass(frozen=True)
@@ -31,9 +24,9 @@ class Inspection:
         sites: rows of `name`, `elements`, `kept`, `degree`.
         comparisons: operator type -> elements; None for a run, which has no graph yet.
         multiplications: products of two computed values, squares included, in elements.
-        depth: multiplications, linear layers included, on the longest path (the levels that homomorphic encryption
-            needs); comparisons on it are given apart, since they have no fixed depth.
-        compared_depth: comparisons on that path: rounds of communication grow with it.
+        depth: multiplications, linear layers included, on the path that has most (the levels that homomorphic
+            encryption needs); comparisons are given apart, since they have no fixed depth.
+        compared_depth: comparisons on the path that has most: rounds of communication grow with it.
         problem: why the graph cannot be counted.
         counts: what the estimates are made from (see `estimate`), in total.
         estimates: per protocol `bytes`, `weight_opening`, `rounds`, and bytes per site in `sites`.
@@ -77,24 +70,23 @@ def _inspect_model(path: Path) -> Inspection:
     try:
         counted = count(artefact.model, pointwise(recovered))
     except UncountableError as error:
-        rows = site_rows(recovered, artefact.metadata, None)
+        rows = site_rows(recovered, artefact.metadata, {})
         return Inspection(str(artefact.file), None, None, budget, rows, _squared(rows), problem=str(error))
-    rows = site_rows(recovered, artefact.metadata, counted)
-    depth, compared = _depth(artefact.model)
+    rows = site_rows(recovered, artefact.metadata, counted.by_site)
     total = sum(row["elements"] for row in rows)
     work = count_work(artefact.model)
-    counts = sum((done for _, done in work), Counter[str]())
+    counts = {str(unit): count for unit, count in work.counts.items()}
     return Inspection(
         file=str(artefact.file),
         relu_count=counted.total,
         relu_total=total,
         relu_budget=budget,
         sites=rows,
-        multiplications=counts["squares"] + counts["products"],
+        multiplications=counts.get("squares", 0) + counts.get("products", 0),
         comparisons=counted.comparisons,
-        depth=depth,
-        compared_depth=compared,
-        counts=dict(counts),
+        depth=work.depth,
+        compared_depth=work.compared_depth,
+        counts=counts,
         estimates=tuple(estimate(work)),
     )
 
@@ -102,25 +94,3 @@ def _inspect_model(path: Path) -> Inspection:
 def _squared(rows: Iterable[Mapping[str, Any]]) -> int:
     """Polynomials are evaluated at every element of a site, and the kept ones are put in their places after."""
     return sum(int(row["elements"]) for row in rows if row["degree"] == 2 and row["kept"] < row["elements"])
-
-
-def _depth(model: onnx.ModelProto) -> tuple[int, int]:
-    """(multiplications, comparisons) on the paths that have most of each; a call of a polynomial counts its body's."""
-    bodies = {(f.domain, f.name): f for f in model.functions}
-    levels: dict[str, tuple[int, int]] = {}
-    for node in model.graph.node:
-        above = [levels.get(name, (0, 0)) for name in node.input]
-        products, compared = (max((level[i] for level in above), default=0) for i in (0, 1))
-        body = bodies.get((node.domain, node.op_type))
-        kinds = [inner.op_type for inner in body.node] if body is not None else [node.op_type]
-        computed = any(name in levels or name in _inputs(model) for name in node.input)
-        products += sum(kind in _PRODUCTS | _LINEAR for kind in kinds) * computed
-        compared += sum(kind in _COMPARING for kind in kinds) * computed
-        if computed:
-            levels.update((name, (products, compared)) for name in node.output)
-    found = [levels.get(value.name, (0, 0)) for value in model.graph.output]
-    return max((p for p, _ in found), default=0), max((c for _, c in found), default=0)
-
-
-def _inputs(model: onnx.ModelProto) -> set[str]:
-    return {value.name for value in model.graph.input}

@@ -17,7 +17,7 @@ from pathlib import Path
 import onnx
 
 from aurep.validators.files.reading import read
-from aurep.validators.graph.batch import fixed_batch, input_fact, model_inputs
+from aurep.validators.graph.batch import fixed_batch, walk_at
 from aurep.validators.graph.facts import Fact, UncountableError
 from aurep.validators.graph.walk import Walk
 from aurep.validators.sites.recovery import pointwise_sites
@@ -52,6 +52,10 @@ class ReluCount:
     comparisons: dict[str, int]
     largest: int
     batch: int | None
+
+    @property
+    def by_site(self) -> dict[str, int]:
+        return {site.name: site.elements for site in self.sites}
 
 
 def count_relus(path: str | Path) -> ReluCount:
@@ -89,9 +93,7 @@ def _check_proportion(one: Walk, other: Walk, size: int) -> None:
 
 
 def _walk(model: onnx.ModelProto, batch: int, pointwise: Mapping[str, str]) -> Walk:
-    facts = {value.name: input_fact(value, batch) for value in model_inputs(model)}
-    walk = Walk(model, pointwise, dynamic=fixed_batch(model) is None)
-    found = walk.run(facts)
+    walk, found = walk_at(model, batch, pointwise)
     _check_output(model, found, batch)
     return walk
 

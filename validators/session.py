@@ -68,7 +68,7 @@ class Session:
                 fed = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
             try:
                 yield self._session.run(None, {self.input.name: fed}), len(chunk)
-            except Exception as error:
+            except Exception as error:  # its errors have no common class of their own
                 raise CannotRunError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from None
 
 
@@ -100,7 +100,7 @@ def _session(data: bytes, providers: list[Any], strict: bool) -> Any:
     ort.set_default_logger_severity(_FATAL_ONLY)
     try:
         return ort.InferenceSession(data, options, providers=providers)
-    except Exception as error:
+    except Exception as error:  # as above; a hostile file reaches any of them
         raise CannotRunError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from None
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import onnx
 
 from aurep.errors import AurepError
+from aurep.frameworks import FRAMEWORKS, FixedPoint, Framework
 from aurep.metadata import InputClaim, Metadata, TrainingClaim
 from aurep.validators.checks import accuracy
 from aurep.validators.checks.accuracy import Bounds, check_accuracy
 from aurep.validators.checks.count import activations, check_count, read_budget
-from aurep.validators.checks.fixed_point import BY_TARGET, FixedPoint, check_fixed_point
+from aurep.validators.checks.fixed_point import check_fixed_point
 from aurep.validators.checks.localise import check_localise
 from aurep.validators.checks.parity import check_parity
 from aurep.validators.checks.rounding import check_rounding
@@ -58,6 +59,10 @@ class _Work:
     def target(self) -> str | None:
         """Whose rules hold: the target that was given, or what the file claims."""
         return self.given_target or (self.metadata.target if self.metadata is not None else None)
+
+    @property
+    def framework(self) -> Framework | None:
+        return FRAMEWORKS.get(self.target or "")
 
 
 def validate(
@@ -119,7 +124,7 @@ def validate(
         relu_count=known.total if known else None,
         relu_total=total if known else None,
         relu_budget=allowed if allowed is not None else claimed,
-        sites=site_rows(recovered, artefact.metadata, known),
+        sites=site_rows(recovered, artefact.metadata, known.by_site if known else {}),
         comparisons=known.comparisons if known else {},
         notes=tuple(work.notes),
     )
@@ -177,7 +182,7 @@ def _check_samples(
     work.checks.append(check)
     if not check.passed and recovered:
         work.checks.append(check_localise(work.model, recovered, samples.inputs, run))
-    form = work.fixed_point or BY_TARGET.get(work.target or "")
+    form = work.fixed_point or (work.framework.fixed_point if work.framework is not None else None)
     if form is not None:
         work.checks.append(check_fixed_point(work.model, samples, form, session.provider))
 

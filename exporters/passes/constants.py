@@ -18,7 +18,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from aurep.exporters.graph import values
 from aurep.exporters.targets import Target
-from aurep.rules.fault import operators
+from aurep.operators import operators
 
 _FOLD_LIMIT = 1 << 24  # elements: an Expand can make a small file a large one
 _RANDOM = operators("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial")

@@ -32,15 +32,15 @@ def lower_opset(graph: gs.Graph, target: Target) -> None:
         if node.domain not in (None, "", "ai.onnx"):
             continue
         schema = onnx.defs.get_schema(node.op, graph.opset)
-        if schema.since_version > target.opset:
+        if schema.since_version > target.framework.opset:
             _LOWERINGS.get(node.op, _refuse)(node, target)
-    graph.opset = target.opset
+    graph.opset = target.framework.opset
     graph.import_domains = None
 
 
 def _refusal(node: gs.Node, target: Target, why: str) -> AurepError:
     return AurepError(
-        f"{node.op}, which makes {node.outputs[0].name!r}, {why} at opset {target.opset}; "
+        f"{node.op}, which makes {node.outputs[0].name!r}, {why} at opset {target.framework.opset}; "
         "rewrite that part of the model with older operators."
     )
 

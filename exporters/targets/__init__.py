@@ -1,6 +1,6 @@
 """How each target's file is written, one file each. A target is data; nothing else in the exporters asks for a name.
 
-Adding one is a file here with a `TARGET`. What a framework refuses stands in `aurep.rules`.
+Adding one is a file here with a `TARGET`. What its framework takes and refuses stands in `aurep.frameworks`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def find_target(name: str, *, secret_coefficients: bool = False, push_constants:
         raise AurepError(f"there is no target {name!r}; choose one of {', '.join(TARGETS)}.")
     target = TARGETS[name]
     if push_constants:
-        if target.form != "max":
-            able = " or ".join(other.name for other in TARGETS.values() if other.form == "max")
+        if not target.framework.pushes:
+            able = " or ".join(other.name for other in TARGETS.values() if other.framework.pushes)
             raise AurepError(f"target {name} keeps its constants in the sites; push constants with target {able} only.")
         target = replace(target, push=True)
     # A secret coefficient makes every term a product of two secrets; Horner's form then has the fewer rounds.

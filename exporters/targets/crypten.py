@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aurep.exporters.targets.target import Target
+from aurep.frameworks.crypten import FRAMEWORK
 
 _LOADING = """\
 import crypten, io
@@ -12,7 +13,7 @@ model.encrypt(src=0)
 logits = model(crypten.cryptensor(inputs, src=1)).get_plain_text()  # inputs: a torch tensor of the file's batch"""
 
 TARGET = Target(
-    "crypten",
+    FRAMEWORK,
     "CrypTen, with secret weights and public masks and coefficients",
     integers="constant",
     coefficients="constant",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from aurep.exporters.targets.target import ONNX_RUNTIME, Target
+from aurep.frameworks.onnx import FRAMEWORK
 
 TARGET = Target(
-    "onnx",
+    FRAMEWORK,
     "the canonical graph, for any ONNX tool",
     functions=True,
-    fixed_batch=False,
     loading=ONNX_RUNTIME,
 )

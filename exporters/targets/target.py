@@ -1,9 +1,11 @@
-"""What can differ between the files of two targets."""
+"""How the files for two frameworks can differ in what the exporter writes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from aurep.frameworks import Framework
 
 Form = Literal["gather", "max", "mask"]
 Place = Literal["initializer", "constant"]
@@ -18,20 +20,17 @@ samples = np.load("samples.npz")
 
 @dataclass(frozen=True)
 class Target:
-    """The rules of one target.
+    """How files are written for one framework.
 
     Args:
-        name: as given on the command line.
+        framework: who runs them; its name is the target's.
         summary: one clause for the card: what this file is for.
         form: how a site with both kept and replaced elements is written (see `passes/sites.py`).
-        opset: ONNX operator set of the file.
-        ir_version: ONNX IR version of the file.
         functions: polynomials stay calls of `ai.aurep::Polynomial`; otherwise they are written out.
         integers: where index and shape tensors live, and what else says what an operator does.
         coefficients: where polynomial coefficients live. CrypTen encrypts initializers and leaves Constants public.
         square: polynomials of degree 2 are c2 x^2 + c1 x + c0 instead of Horner's form: a framework that squares by
             opening one masked value, where a product opens two, sends half as much for them.
-        fixed_batch: the framework needs a static batch size.
         global_pool: operator for the mean over all positions.
         push: constant terms of the sites are carried into the constants of what follows (see `passes/push.py`).
         skeleton: the bundle also gets `skeleton.onnx`, the graph with zero weights.
@@ -39,18 +38,19 @@ class Target:
         loading: lines of the card that load the file.
     """
 
-    name: str
+    framework: Framework
     summary: str
     form: Form = "gather"
-    opset: int = 17
-    ir_version: int = 8
     functions: bool = False
     integers: Place = "initializer"
     coefficients: Place = "initializer"
     square: bool = False
-    fixed_batch: bool = True
     global_pool: Literal["GlobalAveragePool", "AveragePool"] = "GlobalAveragePool"
     push: bool = False
     skeleton: bool = False
     note: str = ""
     loading: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.framework.name

@@ -10,8 +10,9 @@ import onnxruntime as ort
 import pytest
 
 from aurep.errors import AurepError
+from aurep.frameworks import FixedPoint
 from aurep.validators import validate
-from aurep.validators.checks.fixed_point import FixedPoint, simulate
+from aurep.validators.checks.fixed_point import simulate
 from aurep.validators.session import Session
 from tests.validators import graphs
 

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aurep.frameworks import DRIVEN
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from aurep.handoff import Measurement
 
-NAMES = ("crypten", "spu", "helayers")  # a test compares it with the frameworks
+_NAMES = click.Choice(list(DRIVEN))
 
 
 @click.command("handoff")
 @click.argument("bundle", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--to", "to", type=click.Choice(NAMES), help="The framework that runs it.")
-@click.option("--setup", type=click.Choice(NAMES), help="Make the framework's Python environment, once, and stop.")
+@click.option("--to", "to", type=_NAMES, help="The framework that runs it.")
+@click.option("--setup", type=_NAMES, help="Make the framework's Python environment, once, and stop.")
 @click.option("--python", type=click.Path(path_type=Path), help="A Python that has the framework, instead of that one.")
 @click.option("--samples", type=click.IntRange(1), default=4, show_default=True, help="Images of the bundle to infer.")
 @click.option("--protocol", help="spu: SEMI2K, ABY3 or CHEETAH.  [default: the first]")
@@ -67,10 +69,9 @@ def _setup(name: str, console: Console) -> None:
     from rich.markup import escape
 
     from aurep.handoff.environment import setup
-    from aurep.handoff.frameworks import find_framework
 
     with console.status(f"{name}: installing") as status:
-        python = setup(find_framework(name), lambda line: status.update(escape(f"{name}: {line[:100]}")))
+        python = setup(DRIVEN[name], lambda line: status.update(escape(f"{name}: {line[:100]}")))
     console.print(f"{name} runs with {python}", markup=False, soft_wrap=True)
 
 

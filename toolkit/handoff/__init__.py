@@ -1,13 +1,12 @@
 """Private inference for real: a bundle's samples through a framework, one process a party, measured.
 
-`frameworks` says what there is, `environment` makes a Python for it, `session` starts the programs in `parties/`
+`aurep.frameworks` says what there is, `environment` makes a Python for it, `session` starts the programs in `parties/`
 through `processes` and turns what they report into a `Measurement`.
 """
 
 from __future__ import annotations
 
-from aurep.handoff.frameworks import FRAMEWORKS, find_framework
 from aurep.handoff.measurement import Measurement
 from aurep.handoff.session import handoff
 
-__all__ = ["FRAMEWORKS", "Measurement", "find_framework", "handoff"]
+__all__ = ["Measurement", "handoff"]

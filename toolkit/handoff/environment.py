@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from aurep.errors import AurepError
 from aurep.files import write_text
-from aurep.handoff.frameworks import Framework
+from aurep.frameworks import Framework, Parties
 
 VARIABLE = "AUREP_ENVIRONMENTS"
 _MARKER = "aurep-ready.json"
@@ -44,8 +44,12 @@ def environments() -> Path:
 
 def environment(framework: Framework) -> Path:
     """Where the framework's environment lies; its name changes with the pins."""
-    pins = "\n".join((*framework.requirements, *framework.alone))
+    pins = "\n".join(_pins(framework.require_parties()))
     return environments() / f"{framework.name}-{hashlib.sha256(pins.encode()).hexdigest()[:10]}"
+
+
+def _pins(parties: Parties) -> tuple[str, ...]:
+    return (*parties.requirements, *parties.alone)
 
 
 def find_python(framework: Framework, given: Path | None = None) -> Path:
@@ -68,8 +72,9 @@ def find_python(framework: Framework, given: Path | None = None) -> Path:
 
 def check_python(framework: Framework, python: Path) -> None:
     """Raise AurepError unless `python` runs and has the framework's modules."""
-    names = ", ".join(framework.modules)
-    code = f"import importlib.util as u; print([m for m in {framework.modules!r} if u.find_spec(m) is None])"
+    modules = framework.require_parties().modules
+    names = ", ".join(modules)
+    code = f"import importlib.util as u; print([m for m in {modules!r} if u.find_spec(m) is None])"
     try:
         run = subprocess.run([str(python), "-c", code], capture_output=True, text=True, timeout=60, env=clean_environ())
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -97,6 +102,7 @@ def setup(framework: Framework, say: Callable[[str], None] = lambda line: None) 
 
 
 def _make(framework: Framework, folder: Path, say: Callable[[str], None]) -> None:
+    parties = framework.require_parties()
     base = _base_python(framework)
     shutil.rmtree(folder, ignore_errors=True)  # what a stopped set-up left
     say(f"making an environment for {framework.name} with {base}")
@@ -110,23 +116,24 @@ def _make(framework: Framework, folder: Path, say: Callable[[str], None]) -> Non
         "--no-input",
         "--no-compile",
     ]
-    _call([*pip, "--only-binary=:all:", *framework.requirements], framework, say)
-    if framework.alone:
-        _call([*pip, "--no-deps", *framework.alone], framework, say)
+    _call([*pip, "--only-binary=:all:", *parties.requirements], framework, say)
+    if parties.alone:
+        _call([*pip, "--no-deps", *parties.alone], framework, say)
     check_python(framework, _interpreter(folder))
-    pins = [*framework.requirements, *framework.alone]
-    write_text(folder / _MARKER, json.dumps({"framework": framework.name, "packages": pins}, indent=2) + "\n")
+    made = {"framework": framework.name, "packages": _pins(parties)}
+    write_text(folder / _MARKER, json.dumps(made, indent=2) + "\n")
 
 
 def _base_python(framework: Framework) -> str:
     """This interpreter if there are wheels for it, otherwise one on the path that there are wheels for."""
-    if sys.version_info[:2] in [(3, minor) for minor in framework.pythons]:
+    pythons = framework.require_parties().pythons
+    if sys.version_info[:2] in [(3, minor) for minor in pythons]:
         return sys.executable
-    for minor in sorted(framework.pythons, reverse=True):
+    for minor in sorted(pythons, reverse=True):
         found = shutil.which(f"python3.{minor}")
         if found and _is_python(found, minor):
             return found
-    wanted = " or ".join(f"3.{minor}" for minor in framework.pythons)
+    wanted = " or ".join(f"3.{minor}" for minor in pythons)
     raise CannotInstallError(
         f"{framework.name} needs Python {wanted}, this is {sys.version_info[0]}.{sys.version_info[1]}, and no other is "
         "on the path; install one, or name a Python that has the framework with --python."

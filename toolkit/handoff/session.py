@@ -17,17 +17,15 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from aurep.errors import AurepError
+from aurep.frameworks import Framework, Protocol, find_driven, find_faults
 from aurep.handoff.environment import find_python
-from aurep.handoff.frameworks import Framework, find_framework
 from aurep.handoff.measurement import Measurement, compare, traffic_of
 from aurep.handoff.processes import Event, Job, run_parties
-from aurep.handoff.spu_log import parse_log
-from aurep.rules import find_faults
+from aurep.operators import LINEAR
 from aurep.validators.files.reading import Artefact, read
 from aurep.validators.files.samples import read_samples
 
 PARTIES = Path(__file__).parent / "parties"
-_LINEAR = frozenset({"Conv", "Gemm", "MatMul"})
 _RING_BYTES = 8
 
 
@@ -64,14 +62,14 @@ def handoff(
     Raises:
         AurepError: wrong usage, a graph that the framework cannot take, or a party that failed, died or hung.
     """
-    framework = find_framework(to)
+    framework = find_driven(to)
     chosen = framework.protocol(protocol)
     interpreter = find_python(framework, None if python is None else Path(python))
     material = _material(Path(bundle), framework, samples)
-    roles = framework.roles[chosen]
+    roles = chosen.roles
     with tempfile.TemporaryDirectory(prefix="aurep-handoff-") as name:
         folder = Path(name)
-        jobs = _jobs(material, framework, chosen, folder, timeout, len(roles))
+        jobs = _jobs(material, chosen, folder, timeout)
         command = [str(interpreter), str(PARTIES / f"{framework.name}_party.py")]
         results = run_parties(command, roles, jobs, folder, timeout, heard)
         logs = [(folder / f"party{rank}.log").read_text(errors="replace") for rank in range(len(roles))]
@@ -106,17 +104,16 @@ def _material(bundle: Path, framework: Framework, samples: int) -> _Material:
     return _Material(artefact, inputs, stored.logits[:rows])
 
 
-def _jobs(
-    material: _Material, framework: Framework, protocol: str, folder: Path, timeout: float, count: int
-) -> list[Job]:
+def _jobs(material: _Material, protocol: Protocol, folder: Path, timeout: float) -> list[Job]:
     """One job a party. Only rank 0 gets the weights, only rank 1 the images."""
+    count = len(protocol.roles)
     model, skeleton, inputs = folder / "model.onnx", folder / "skeleton.onnx", folder / "inputs.npy"
     model.write_bytes(material.artefact.model.SerializeToString())
     skeleton.write_bytes(_without_weights(material.artefact.model).SerializeToString())
     np.save(inputs, material.inputs)
     shared = {
         "parties": count,
-        "protocol": protocol,
+        "protocol": protocol.name,
         "shape": list(material.inputs.shape),
         "rendezvous": str(folder / "rendezvous"),
         "ports": _free_ports(count),
@@ -143,7 +140,7 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _weights(model: onnx.ModelProto) -> list[str]:
     stored = {tensor.name for tensor in model.graph.initializer}
-    read_by_linear = (name for node in model.graph.node if node.op_type in _LINEAR for name in node.input)
+    read_by_linear = (name for node in model.graph.node if node.op_type in LINEAR for name in node.input)
     return [name for name in dict.fromkeys(read_by_linear) if name in stored]
 
 
@@ -159,28 +156,33 @@ def _free_ports(count: int) -> list[int]:
 def _measurement(
     material: _Material,
     framework: Framework,
-    protocol: str,
+    protocol: Protocol,
     python: Path,
     results: list[Event],
     logs: list[str],
     found: NDArray[Any],
 ) -> Measurement:
     nodes = results[0].get("nodes", [])
-    if framework.name == "spu":
-        nodes = _add_spu_traffic(material.artefact.model, framework, protocol, results, logs)
+    parties = framework.require_parties()
+    if parties.read_log is not None:
+        logged = [parties.read_log(log) for log in logs]
+        nodes = next((operators for _, operators in logged if operators), [])
+        _add_traffic(framework, results, [moved for moved, _ in logged])
+        if protocol.opens_weights:
+            _add_opening(material.artefact.model, results)
     runs = [result["runs"] for result in results]
     seconds = [max(party[i]["seconds"] for party in runs) for i in range(len(runs[0]))]
     once = tuple(int(result["once"]) for result in results) if "once" in results[0] else None
     return Measurement(
         bundle=str(material.artefact.bundle),
         framework=framework.name,
-        protocol=protocol,
+        protocol=protocol.name,
         python=str(python),
         packages=tuple(results[0]["packages"]),
         samples=len(material.logits),
         batch=material.inputs.shape[1],
-        roles=framework.roles[protocol],
-        rounds_are=framework.rounds,
+        roles=protocol.roles,
+        rounds_are=parties.rounds,
         logits=compare(found, material.logits),
         traffic=traffic_of(runs),
         once=once,
@@ -190,33 +192,27 @@ def _measurement(
     )
 
 
-def _add_spu_traffic(
-    model: onnx.ModelProto, framework: Framework, protocol: str, results: list[Event], logs: list[str]
-) -> list[dict[str, Any]]:
-    """Put each party's logged bytes beside its seconds; returns what the operators sent.
-
-    SEMI2K multiplies by Beaver triples, so that each party sends its share of every masked factor of a linear layer
-    once: that part is derived from the weights' sizes.
-    """
-    opened = _RING_BYTES * _opened_elements(model)
-    operators: list[dict[str, Any]] = []
-    for result, log in zip(results, logs, strict=True):
-        logged, found = parse_log(log)
-        if len(logged) != len(result["runs"]):
+def _add_traffic(framework: Framework, results: list[Event], logged: list[list[dict[str, Any]]]) -> None:
+    """Put each party's logged bytes and rounds beside its seconds."""
+    for result, entries in zip(results, logged, strict=True):
+        if len(entries) != len(result["runs"]):
             raise AurepError(
-                f"SPU logged {len(logged)} runs where {len(result['runs'])} were made; use the spu version that "
-                f"`aurep handoff --setup spu` installs ({framework.requirements[0]})."
+                f"{framework.name} logged {len(entries)} runs where {len(result['runs'])} were made; use the version "
+                f"that `aurep handoff --setup {framework.name}` installs."
             )
-        operators = operators or found
-        for run, entry in zip(result["runs"], logged, strict=True):
+        for run, entry in zip(result["runs"], entries, strict=True):
             run.update(entry)
-            if protocol in framework.opens_weights:
-                run["weight_opening"] = opened
-    return operators
+
+
+def _add_opening(model: onnx.ModelProto, results: list[Event]) -> None:
+    """Products by Beaver triples: each party sends its share of every masked factor of a linear layer once, so that
+    part is derived from the weights' sizes."""
+    for run in (run for result in results for run in result["runs"]):
+        run["weight_opening"] = _RING_BYTES * _opened_elements(model)
 
 
 def _opened_elements(model: onnx.ModelProto) -> int:
     """Elements of the secret factors; biases are added without a word."""
     sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
-    factors = (node.input[1] for node in model.graph.node if node.op_type in _LINEAR)
+    factors = (node.input[1] for node in model.graph.node if node.op_type in LINEAR)
     return sum(sizes.get(name, 0) for name in factors)

@@ -6,21 +6,28 @@ from collections.abc import Mapping
 
 from aurep.budget import parse_budget
 from aurep.errors import AurepError
+from aurep.frameworks import FRAMEWORKS
 from aurep.metadata import Metadata
 from aurep.validators.relu_count import ReluCount
 from aurep.validators.report import Check
 from aurep.validators.sites.recovery import RecoveredSite
 
-# These targets compare at every element whatever is kept, and say so: their budget is held against the kept elements.
-EVERYWHERE = ("mask", "onnxruntime")
 _ANY_COUNT = 10**18  # parse_budget refuses a budget above the total; held against a count, a large one is merely ample
+
+
+def _everywhere(metadata: Metadata) -> bool:
+    """Whether the target compares at every element and says so: its budget is held against the kept elements."""
+    return metadata.target in FRAMEWORKS and FRAMEWORKS[metadata.target].compares_everywhere
 
 
 def activations(count: ReluCount, recovered: Mapping[str, RecoveredSite]) -> int:
     """Activation elements per image, kept or replaced: what a budget in percent is a share of."""
-    sites = sum(site.mask.size for site in recovered.values())
-    outside = sum(site.elements for site in count.sites if site.name not in recovered)
-    return sites + outside
+    return sum(site.mask.size for site in recovered.values()) + _outside(count, recovered)
+
+
+def _outside(count: ReluCount, recovered: Mapping[str, RecoveredSite]) -> int:
+    """ReLU-like elements of no recovered site."""
+    return sum(elements for name, elements in count.by_site.items() if name not in recovered)
 
 
 def read_budget(text: str | int | None, total: int) -> int | None:
@@ -43,10 +50,9 @@ def check_count(
     measured, problems = count.total, []
     if metadata is not None:
         problems += _against_claim(count, metadata)
-    serving = metadata is not None and metadata.target in EVERYWHERE and budget is None
+    serving = metadata is not None and _everywhere(metadata) and budget is None
     if serving:
-        measured = sum(int(site.mask.sum()) for site in recovered.values())
-        measured += sum(site.elements for site in count.sites if site.name not in recovered)
+        measured = sum(int(site.mask.sum()) for site in recovered.values()) + _outside(count, recovered)
     if allowed is not None and measured > allowed:
         problems.append(f"The graph evaluates {measured:,} ReLU-like elements per image but {allowed:,} are allowed.")
     hint = " ".join(problems) or _remark(count, serving, allowed)
@@ -61,7 +67,7 @@ def _against_claim(count: ReluCount, metadata: Metadata) -> list[str]:
             problems.append(
                 f"{op} compares {found.get(op, 0):,} elements per image but {claimed.get(op, 0):,} are claimed."
             )
-    if metadata.target not in EVERYWHERE and metadata.relu_count != count.total:
+    if not _everywhere(metadata) and metadata.relu_count != count.total:
         problems.append(f"{count.total:,} ReLU-like elements were counted but {metadata.relu_count:,} are claimed.")
     if metadata.relu_count > metadata.relu_budget:
         problems.append(f"{metadata.relu_count:,} kept are claimed, above the budget {metadata.relu_budget:,}.")

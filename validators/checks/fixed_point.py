@@ -7,14 +7,13 @@ holds 24 bits: above 2^(24 - f) its own rounding exceeds that of the fixed point
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, inliner, numpy_helper
 
 from aurep.errors import AurepError
+from aurep.frameworks import FixedPoint
 from aurep.validators.checks.parity import difference
 from aurep.validators.checks.tolerances import FIXED_POINT_AGREEMENT
 from aurep.validators.files.samples import Samples
@@ -26,31 +25,6 @@ from aurep.validators.session import CannotRunError, Session
 _ROUNDED = frozenset(
     {"Conv", "ConvTranspose", "Gemm", "MatMul", "Mul", "Pow", "Div", "AveragePool", "GlobalAveragePool", "ReduceMean"}
 )
-
-
-@dataclass(frozen=True)
-class FixedPoint:
-    """A ring of `ring` bits with `fraction` of them after the point."""
-
-    ring: int = 64
-    fraction: int = 16
-
-    @property
-    def limit(self) -> float:
-        """Magnitude at which a product wraps around before its truncation."""
-        return 2.0 ** (self.ring - 1 - 2 * self.fraction)
-
-    @classmethod
-    def parse(cls, text: str) -> FixedPoint:
-        """``64:16`` -> a ring of 64 bits with 16 fraction bits. Raises AurepError."""
-        ring, _, fraction = text.partition(":")
-        if not (ring.isdecimal() and fraction.isdecimal()) or not 0 < 2 * int(fraction) < int(ring) <= 128:
-            raise AurepError(f"fixed point {text!r} is not RING:FRACTION with 2 * FRACTION < RING, such as 64:16.")
-        return cls(int(ring), int(fraction))
-
-
-# The defaults of the frameworks.
-BY_TARGET = {"crypten": FixedPoint(64, 16), "spu": FixedPoint(64, 18)}
 
 
 def check_fixed_point(model: onnx.ModelProto, samples: Samples, form: FixedPoint, provider: str) -> Check:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 
+from aurep.validators.checks.parity import reference_outputs
 from aurep.validators.checks.tolerances import PARITY_SCALED
 from aurep.validators.graph.batch import fixed_batch
 from aurep.validators.report import Check
@@ -77,12 +77,7 @@ def _reference_outputs(
     model: onnx.ModelProto, sites: Mapping[str, RecoveredSite], inputs: NDArray[np.float32]
 ) -> dict[str, NDArray[Any]]:
     exposed = _exposed(model, sites)
-    batch = fixed_batch(model)
-    fed = inputs if batch is None else np.concatenate([inputs] * -(-batch // len(inputs)))[:batch]
-    try:
-        outputs = list(ReferenceEvaluator(exposed).run(None, {model.graph.input[0].name: fed}))
-    except Exception as error:
-        raise CannotRunError(f"The ONNX reference evaluator cannot run the model: {error}") from None
+    outputs = reference_outputs(exposed, inputs)
     values = dict(zip((value.name for value in exposed.graph.output), outputs, strict=True))
     return _of_sites(values, sites, len(inputs))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -77,17 +78,21 @@ def check_parity(model: onnx.ModelProto, session: Session, samples: Samples, eag
 
 def reference_logits(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> Logits:
     """Logits of the ONNX reference evaluator. Raises CannotRunError."""
+    logits: Logits = np.asarray(reference_outputs(model, inputs)[0])[: len(inputs)]
+    return logits
+
+
+def reference_outputs(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> list[Any]:
+    """All outputs of the ONNX reference evaluator; inputs are repeated to fill a fixed batch. Raises CannotRunError."""
     batch = fixed_batch(model)
     fed = inputs if batch is None else np.concatenate([inputs] * -(-batch // len(inputs)))[:batch]
     name = model.graph.input[0].name
     try:
         with np.errstate(all="ignore"):
-            (found, *_) = ReferenceEvaluator(model).run(None, {name: fed})
+            return list(ReferenceEvaluator(model).run(None, {name: fed}))
     except Exception as error:  # the evaluator raises whatever its operators raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CannotRunError(f"The ONNX reference evaluator cannot run the model: {reason[:200]}.") from None
-    logits: Logits = np.asarray(found)[: len(inputs)]
-    return logits
 
 
 def _sentence(name: str, result: Difference) -> str:

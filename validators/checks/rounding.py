@@ -19,22 +19,22 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, inliner, numpy_helper
 
 from aurep.errors import AurepError
+from aurep.operators import operators
 from aurep.validators.checks.parity import difference
 from aurep.validators.checks.tolerances import DISTURBANCE, NEGLIGIBLE, ROUNDING_SCALED
 from aurep.validators.files.samples import Samples
 from aurep.validators.files.storage import graphs_of
 from aurep.validators.graph.batch import fixed_batch, model_inputs, walk_once
-from aurep.validators.graph.costs import names
 from aurep.validators.report import Check
 from aurep.validators.session import CannotRunError, Session
 
 IMAGES = 8
 _KINDS = (TensorProto.FLOAT, TensorProto.DOUBLE)  # arithmetic in narrower floats is counted as it is
-_DISTURBED = frozenset(
-    names("""Add Sub Mul Div Neg Sum Mean MatMul Gemm Conv ConvTranspose Einsum BatchNormalization AveragePool
-    GlobalAveragePool""")
+_DISTURBED = operators(
+    "Add Sub Mul Div Neg Sum Mean MatMul Gemm Conv ConvTranspose Einsum BatchNormalization AveragePool "
+    "GlobalAveragePool"
 )
-_FIRST_ONLY = frozenset(names("Pow Resize Cast ReduceSum ReduceMean ReduceSumSquare ReduceProd CumSum"))
+_FIRST_ONLY = operators("Pow Resize Cast ReduceSum ReduceMean ReduceSumSquare ReduceProd CumSum")
 
 
 def check_rounding(model: onnx.ModelProto, samples: Samples | None, provider: str) -> Check | None:

@@ -11,25 +11,26 @@ from numpy.typing import NDArray
 
 from aurep.errors import AurepError
 from aurep.files import sha256
+from aurep.frameworks import FRAMEWORKS
 from aurep.metadata import Metadata, SiteClaim, mask_digest
 from aurep.validators.report import Check
 from aurep.validators.sites.recovery import RecoveredSite
 
 Tensors = Mapping[str, NDArray[Any]]
 CHECKPOINT = "model.safetensors"
-PUSHING = ("onnxruntime",)  # targets whose files may carry constants forward
 
 
 def check_sites(recovered: Mapping[str, RecoveredSite], metadata: Metadata, run: Path | None) -> Check:
     """Raises AurepError where `run` holds no readable checkpoint."""
     problems, unseen = [], 0
+    pushes = metadata.target in FRAMEWORKS and FRAMEWORKS[metadata.target].pushes
     tensors = _stored(run, metadata.training.width) if run is not None else None
     if run is not None and metadata.checkpoint not in (None, sha256(run / CHECKPOINT)):
         problems.append(f"The model was exported from another checkpoint than {run / CHECKPOINT}.")
     for claim in metadata.sites:
         site = recovered.get(claim.name)
         fault = _absent(claim) if site is None else _claim_fault(site, claim)
-        if fault is None and site is not None and site.moved is not None and metadata.target not in PUSHING:
+        if fault is None and site is not None and site.moved is not None and not pushes:
             fault = f"its constant has moved into what follows, which files for {metadata.target} do not do"
         if fault is None and tensors is not None:
             fault = _checkpoint_fault(site, claim, tensors)

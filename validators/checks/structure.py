@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import onnx
 from onnx import shape_inference
 
 from aurep.errors import AurepError
+from aurep.frameworks import FRAMEWORKS, Fault, Framework, find_faults
 from aurep.metadata import Metadata, graph_digest
-from aurep.rules import FRAMEWORK_TARGETS, Fault, find_faults
 from aurep.validators.files.reading import Artefact, read_json
 from aurep.validators.files.storage import graphs_of
 from aurep.validators.graph.batch import model_inputs
@@ -22,24 +21,8 @@ from aurep.validators.report import Check
 MAX_ELEMENTS = 2**28  # of one tensor: 1 GiB of fp32, beyond what a validation may allocate
 
 
-@dataclass(frozen=True)
-class _Rules:
-    """What a target's file may be."""
-
-    opsets: tuple[int, int]
-    ir_versions: tuple[int, int] = (7, 10)
-    functions: bool = False  # model-local functions of the domain ai.aurep
-
-
-_RULES = {
-    "onnx": _Rules((17, 17), (8, 8), functions=True),
-    "onnxruntime": _Rules((13, 22), functions=True),
-    "mask": _Rules((13, 22), functions=True),
-    "crypten": _Rules((11, 21)),
-    "spu": _Rules((11, 21)),
-    "helayers": _Rules((9, 21)),
-}
-_ANY = _Rules((9, 28), (3, 14), functions=True)
+# Of a file that names no target: whatever the runtimes read.
+_ANY = Framework("any", opsets=(9, 28), ir_versions=(3, 14), functions=True)
 
 
 def check_structure(
@@ -56,8 +39,8 @@ def check_structure(
     Raises:
         AurepError: there is no such target.
     """
-    if target is not None and target not in _RULES:
-        raise AurepError(f"there is no target {target!r}; choose one of {', '.join(_RULES)}.")
+    if target is not None and target not in FRAMEWORKS:
+        raise AurepError(f"there is no target {target!r}; choose one of {', '.join(FRAMEWORKS)}.")
     claimed = artefact.metadata.target if artefact.metadata is not None else ""
     chosen = target or claimed
     problems = [
@@ -78,7 +61,7 @@ def _format(artefact: Artefact, count: ReluCount | None, target: str) -> Iterato
     except (onnx.checker.ValidationError, shape_inference.InferenceError, RuntimeError, ValueError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         yield f"The ONNX checker refuses the file: {reason[:200]}; export the model again."
-    rules = _RULES.get(target, _ANY)
+    rules = FRAMEWORKS.get(target, _ANY)
     opset = max((entry.version for entry in model.opset_import if entry.domain in STANDARD), default=0)
     if not rules.opsets[0] <= opset <= rules.opsets[1]:
         yield f"Opset {opset} was found, {_span(rules.opsets)} expected; export again with that opset."
@@ -92,7 +75,7 @@ def _format(artefact: Artefact, count: ReluCount | None, target: str) -> Iterato
 
 def _framework(artefact: Artefact, target: str) -> Iterator[str]:
     """What the framework itself would refuse or get wrong, a sentence a rule that is broken; the first of each rule."""
-    if target not in FRAMEWORK_TARGETS:
+    if FRAMEWORKS.get(target, _ANY).faults is None:
         return
     found: dict[str, list[Fault]] = {}
     for fault in find_faults(artefact.model, target):
@@ -103,13 +86,13 @@ def _framework(artefact: Artefact, target: str) -> Iterator[str]:
 
 
 def _nodes(artefact: Artefact, target: str) -> Iterator[str]:
-    model, rules = artefact.model, _RULES.get(target, _ANY)
+    model, rules = artefact.model, FRAMEWORKS.get(target, _ANY)
     defined = {(f.domain, f.name) for f in model.functions}
     for domain, name in sorted(defined):
         if artefact.metadata is not None and not (rules.functions and domain == "ai.aurep"):
             yield f"The function {domain}::{name} is none that the target allows; export the model again."
     yield from _defaults(model)
-    if target in FRAMEWORK_TARGETS:
+    if rules.faults is not None:
         return  # the framework's own rules speak of every node
     bodies = [node for graph in graphs_of(model.graph) for node in graph.node]
     for node in [*bodies, *(node for f in model.functions for node in f.node)]:
@@ -142,8 +125,8 @@ def _claims(artefact: Artefact, judged_as_given: bool) -> Iterator[str]:
         yield "The graph is not the one that the metadata was written for (aurep.graph_sha256); export the model again."
     if artefact.bundle is not None:
         yield from _budget_file(artefact, metadata)
-    if metadata.target not in _RULES:
-        yield f"The target {metadata.target!r} is unknown; export to one of {', '.join(_RULES)}."
+    if metadata.target not in FRAMEWORKS:
+        yield f"The target {metadata.target!r} is unknown; export to one of {', '.join(FRAMEWORKS)}."
     inputs = model_inputs(artefact.model)
     dims = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim][1:] if len(inputs) == 1 else None
     if dims != list(metadata.input.shape):

@@ -23,10 +23,6 @@ class Samples:
     logits: NDArray[np.float32]
     labels: NDArray[np.int64] | None = None
 
-    def first(self, count: int) -> Samples:
-        labels = None if self.labels is None else self.labels[:count]
-        return Samples(self.inputs[:count], self.logits[:count], labels)
-
 
 def read_samples(bundle: Path) -> Samples | None:
     """The bundle's samples; None where it has none. Raises AurepError where they are unreadable or do not fit."""

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 
 from aurep.validators.graph.facts import Fact, UncountableError
 from aurep.validators.graph.infer import type_fact
 from aurep.validators.graph.walk import Walk
 
+UNFIXED = 2  # images that a dynamic batch is looked at with; an axis of 1 would broadcast
+
+
+def walk_at(
+    model: onnx.ModelProto, batch: int, pointwise: Mapping[str, str] | None = None
+) -> tuple[Walk, dict[str, Fact]]:
+    """The walk over `model` at one batch size, and the facts of its tensors; `pointwise`: see `Walk`."""
+    walk = Walk(model, pointwise or {}, dynamic=fixed_batch(model) is None)
+    return walk, walk.run({value.name: _input_fact(value, batch) for value in model_inputs(model)})
+
 
 def walk_once(model: onnx.ModelProto) -> tuple[dict[str, Fact], int]:
     """Facts of the main graph's tensors, and the batch they were taken at. Raises UncountableError."""
-    batch = fixed_batch(model) or 2
-    facts = {value.name: input_fact(value, batch) for value in model_inputs(model)}
-    return Walk(model, dynamic=fixed_batch(model) is None).run(facts), batch
+    batch = fixed_batch(model) or UNFIXED
+    return walk_at(model, batch)[1], batch
 
 
 def fixed_batch(model: onnx.ModelProto) -> int | None:
@@ -52,7 +63,7 @@ def model_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [value for value in model.graph.input if value.name not in stored]
 
 
-def input_fact(value: onnx.ValueInfoProto, batch: int) -> Fact:
+def _input_fact(value: onnx.ValueInfoProto, batch: int) -> Fact:
     """What is known of an input that holds `batch` images."""
     tensor = value.type.tensor_type
     dims = (dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else batch for dim in tensor.shape.dim)

@@ -7,22 +7,22 @@ to mix images, which costs an honest graph no more than the division.
 
 from __future__ import annotations
 
+from aurep.operators import operators
 from aurep.validators.graph.call import Call
-from aurep.validators.graph.costs import names
 from aurep.validators.graph.facts import Fact
 
-_ELEMENTWISE = frozenset(
-    names("""Add Sub Mul Div Pow Neg Sum Mean Max Min Clip Where Cast Identity Dropout Relu LeakyRelu PRelu Elu Selu
-    Celu Abs Sign Sigmoid HardSigmoid HardSwish Tanh Softplus Softsign Gelu Mish Swish Erf Exp Log Sqrt Reciprocal And
-    Or Not Xor Greater GreaterOrEqual Less LessOrEqual Equal Floor Ceil Round QuantizeLinear DequantizeLinear""")
+_ELEMENTWISE = operators(
+    "Add Sub Mul Div Pow Neg Sum Mean Max Min Clip Where Cast Identity Dropout Relu LeakyRelu PRelu Elu Selu Celu Abs "
+    "Sign Sigmoid HardSigmoid HardSwish Tanh Softplus Softsign Gelu Mish Swish Erf Exp Log Sqrt Reciprocal And Or Not "
+    "Xor Greater GreaterOrEqual Less LessOrEqual Equal Floor Ceil Round QuantizeLinear DequantizeLinear"
 )
-_IMAGEWISE = frozenset(  # of a first input with rows; the rest constant
-    names("""Conv ConvTranspose BatchNormalization MaxPool AveragePool GlobalAveragePool GlobalMaxPool LRN
-    InstanceNormalization DepthToSpace SpaceToDepth Reshape Squeeze Unsqueeze""")
+_IMAGEWISE = operators(  # of a first input with rows; the rest constant
+    "Conv ConvTranspose BatchNormalization MaxPool AveragePool GlobalAveragePool GlobalMaxPool LRN "
+    "InstanceNormalization DepthToSpace SpaceToDepth Reshape Squeeze Unsqueeze"
 )
 # Operators that must leave axis 0 alone, with the axis that they take by default.
 _ONE_AXIS = {"Gather": 0, "GatherElements": 0, "Concat": 0, "Split": 0, "Flatten": 1, "Softmax": 1, "LogSoftmax": 1}
-_REDUCTIONS = frozenset(names("ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceSumSquare ReduceL1 ReduceL2"))
+_REDUCTIONS = operators("ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceSumSquare ReduceL1 ReduceL2")
 
 
 def keeps_rows(call: Call) -> bool:

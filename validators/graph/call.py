@@ -19,7 +19,6 @@ class Call:
     attributes: Mapping[str, Any]
     inputs: tuple[Fact | None, ...]
     outputs: tuple[Fact, ...]
-    opset: int
 
     def given(self, index: int) -> Fact | None:
         return self.inputs[index] if index < len(self.inputs) else None

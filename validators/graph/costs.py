@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from aurep.operators import operators
 from aurep.validators.graph.call import Call
 from aurep.validators.graph.facts import FLOATS, Fact
 
@@ -178,18 +179,17 @@ def _size(call: Call) -> int:
     return 0
 
 
-def names(listed: str) -> list[str]:
-    """Operators from words."""
-    return listed.split()
-
-
-_ONE = names("""Relu LeakyRelu PRelu ThresholdedRelu Elu Selu Celu Abs Sign Sigmoid Tanh Softplus Softsign Gelu Mish
-Swish Erf Exp Log Sqrt Reciprocal Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh Atanh Floor Ceil Round Mod BitShift
-BitwiseAnd BitwiseOr BitwiseNot BitwiseXor Greater GreaterOrEqual Less LessOrEqual Equal IsInf IsNaN ReduceL2
-ReduceLogSum""")
-_TWO = names("HardSigmoid HardSwish Shrink QuantizeLinear QLinearConv QLinearMatMul")
-_NORMS = names("""InstanceNormalization LayerNormalization GroupNormalization RMSNormalization
-MeanVarianceNormalization LRN LpNormalization ReduceL1""")
+_ONE = operators(
+    "Relu LeakyRelu PRelu ThresholdedRelu Elu Selu Celu Abs Sign Sigmoid Tanh Softplus Softsign Gelu Mish Swish Erf "
+    "Exp Log Sqrt Reciprocal Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh Atanh Floor Ceil Round Mod BitShift "
+    "BitwiseAnd BitwiseOr BitwiseNot BitwiseXor Greater GreaterOrEqual Less LessOrEqual Equal IsInf IsNaN ReduceL2 "
+    "ReduceLogSum"
+)
+_TWO = operators("HardSigmoid HardSwish Shrink QuantizeLinear QLinearConv QLinearMatMul")
+_NORMS = operators(
+    "InstanceNormalization LayerNormalization GroupNormalization RMSNormalization MeanVarianceNormalization LRN "
+    "LpNormalization ReduceL1"
+)
 
 _COSTS: dict[str, Callable[[Call], int]] = {
     **dict.fromkeys(_ONE, _each(1)),
@@ -215,23 +215,23 @@ _COSTS: dict[str, Callable[[Call], int]] = {
 
 # Operators free of comparisons, with the inputs that must be constants: an index that is computed costs a look-up.
 _FREE: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(names("Add Sub Mul Neg Sum Mean MatMul Gemm Conv ConvTranspose"), ()),
-    **dict.fromkeys(names("ConvInteger MatMulInteger Einsum"), ()),
-    **dict.fromkeys(names("AveragePool GlobalAveragePool Flatten Transpose Concat DepthToSpace SpaceToDepth"), ()),
-    **dict.fromkeys(names("Identity And Or Not Xor Where DequantizeLinear"), ()),
-    **dict.fromkeys(names("Squeeze Unsqueeze ReduceSum ReduceMean ReduceSumSquare ReduceProd"), (1,)),
-    **dict.fromkeys(names("Reshape Split Gather GatherElements GatherND CumSum Expand Tile Trilu"), (1,)),
+    **dict.fromkeys(operators("Add Sub Mul Neg Sum Mean MatMul Gemm Conv ConvTranspose"), ()),
+    **dict.fromkeys(operators("ConvInteger MatMulInteger Einsum"), ()),
+    **dict.fromkeys(operators("AveragePool GlobalAveragePool Flatten Transpose Concat DepthToSpace SpaceToDepth"), ()),
+    **dict.fromkeys(operators("Identity And Or Not Xor Where DequantizeLinear"), ()),
+    **dict.fromkeys(operators("Squeeze Unsqueeze ReduceSum ReduceMean ReduceSumSquare ReduceProd"), (1,)),
+    **dict.fromkeys(operators("Reshape Split Gather GatherElements GatherND CumSum Expand Tile Trilu"), (1,)),
     "Slice": (1, 2, 3, 4),
     "Pad": (1, 2, 3),
     "Resize": (1, 2, 3),
     "ConstantOfShape": (0,),
 }
-_ARITHMETIC = frozenset(
-    names("Add Sub Mul Neg Sum Mean MatMul Gemm Einsum ReduceSum ReduceMean ReduceSumSquare ReduceProd CumSum")
-    + names("Conv ConvTranspose ConvInteger MatMulInteger AveragePool GlobalAveragePool Resize")
+_ARITHMETIC = operators(
+    "Add Sub Mul Neg Sum Mean MatMul Gemm Einsum ReduceSum ReduceMean ReduceSumSquare ReduceProd CumSum Conv "
+    "ConvTranspose ConvInteger MatMulInteger AveragePool GlobalAveragePool Resize"
 )
 # Operators that add their constants, and those of their inputs that they multiply by instead.
-_SUMS = frozenset(names("Add Sub Sum Mean Conv ConvTranspose Gemm BatchNormalization"))
+_SUMS = operators("Add Sub Sum Mean Conv ConvTranspose Gemm BatchNormalization")
 _FACTORS = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "BatchNormalization": (1, 4)}
 _BITS: dict[int, int] = {
     onnx.TensorProto.FLOAT16: 16,

@@ -38,13 +38,26 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Visit:
+    """One evaluation of an operator on computed values, `trips` times over; `compared` elements by all of them.
+
+    `outermost` is the node of the main graph that it belongs to: itself, or the one that calls or repeats it.
+    """
+
+    call: Call
+    outermost: onnx.NodeProto
+    trips: int
+    compared: int
+
+
+@dataclass(frozen=True)
 class _Place:
     """Where a node stands: what encloses it and how often it runs."""
 
     opsets: Mapping[str, int]
     trips: int = 1
     depth: int = 0
-    site: str = ""
+    outermost: onnx.NodeProto | None = None
 
 
 @dataclass
@@ -53,6 +66,7 @@ class Walk:
     input: whatever rearranges values in between, they end where they began.
 
     Attributes:
+        visits: every evaluation on computed values, in order.
         sizes: elements of every computed tensor of known shape but scalars, in order; an empty axis counts as one.
         rows: every computed tensor has rows (see `batching`), so that the count may be divided by a fixed batch.
     """
@@ -61,10 +75,11 @@ class Walk:
     pointwise: Mapping[str, str] = field(default_factory=dict)
     dynamic: bool = False
     comparisons: list[Comparison] = field(default_factory=list)
+    visits: list[Visit] = field(default_factory=list)
     largest: int = 0  # elements of the largest tensor
     sizes: list[int] = field(default_factory=list)
     rows: bool = True
-    visits: int = 0
+    nodes: int = 0  # visited, those on constants too
 
     def run(self, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
         """Facts of every tensor of the main graph. Raises UncountableError."""
@@ -100,13 +115,13 @@ class Walk:
         return scope.facts
 
     def _visit(self, node: onnx.NodeProto, scope: Scope, place: _Place) -> None:
-        self.visits += 1
-        if self.visits > MAX_VISITS or place.depth > MAX_DEPTH:
+        self.nodes += 1
+        if self.nodes > MAX_VISITS or place.depth > MAX_DEPTH:
             raise UncountableError(
                 f"the graph unfolds to more than {MAX_VISITS:,} nodes or nests deeper than {MAX_DEPTH} levels at "
                 f"{describe(node)}; export a flat graph."
             )
-        inner = replace(place, depth=place.depth + 1, site=place.site or site_name(node))
+        inner = replace(place, depth=place.depth + 1, outermost=place.outermost or node)
         inputs = tuple(scope.find(name, node) if name else None for name in node.input)
         if (node.domain, node.op_type, node.overload) in self._functions:
             outputs = self._function(node, inputs, inner)
@@ -140,11 +155,12 @@ class Walk:
     ) -> tuple[Fact, ...]:
         known = {name: fact for name, fact in zip(node.input, inputs, strict=True) if fact is not None}
         outputs = infer(node, known, place.opsets, self.dynamic)
-        call = Call(node, attributes(node), inputs, outputs, place.opsets.get("", 0))
+        call = Call(node, attributes(node), inputs, outputs)
         if not (outputs and all(fact.constant for fact in outputs)):
-            elements = comparisons(call) * place.trips
+            outermost, elements = place.outermost or node, comparisons(call) * place.trips
+            self.visits.append(Visit(call, outermost, place.trips, elements))
             if elements:
-                self.comparisons.append(Comparison(node.op_type, place.site, elements, is_pooling(call)))
+                self.comparisons.append(Comparison(node.op_type, site_name(outermost), elements, is_pooling(call)))
         uniform, rows = keeps_uniform(call), keeps_rows(call)
         return tuple(replace(fact, uniform=uniform, rows=rows) for fact in outputs)
 

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from aurep.metadata import Metadata
-from aurep.validators.relu_count import ReluCount
 from aurep.validators.sites.recovery import RecoveredSite
 
 Row = dict[str, Any]
 
 
 def site_rows(
-    recovered: Mapping[str, RecoveredSite], metadata: Metadata | None, count: ReluCount | None
+    recovered: Mapping[str, RecoveredSite], metadata: Metadata | None, counted: Mapping[str, int]
 ) -> tuple[Row, ...]:
-    """Rows of `name`, `shape`, `elements`, `kept`, `degree`: claimed sites in their order, then what else compares.
+    """Rows of `name`, `shape`, `elements`, `kept`, `degree`: claimed sites in their order, then what else of `counted`
+    (ReLU-like elements by site) compares.
 
     A site of which nothing is left in the graph (all of it the identity) appears only where it is claimed; `degree` is
     None where nothing was replaced, and `shape` is None outside of sites.
@@ -29,9 +29,7 @@ def site_rows(
         elif claimed[name].kept == 0:
             rows.append(_row(name, list(claimed[name].shape), claimed[name].elements, 0, 0))
     listed = {row["name"] for row in rows}
-    for entry in count.sites if count is not None else ():
-        if entry.name not in listed:
-            rows.append(_row(entry.name, None, entry.elements, entry.elements, None))
+    rows += [_row(name, None, elements, elements, None) for name, elements in counted.items() if name not in listed]
     return tuple(rows)
 
 

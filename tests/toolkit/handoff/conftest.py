@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aurep.handoff import find_framework
+from aurep.frameworks import FRAMEWORKS
 from aurep.handoff.environment import CannotInstallError, setup
 
 
@@ -19,7 +19,7 @@ def python_of() -> Callable[[str], Path]:
 
     def find(name: str) -> Path:
         try:
-            return setup(find_framework(name))
+            return setup(FRAMEWORKS[name])
         except CannotInstallError as error:
             if os.environ.get("CI"):
                 raise

@@ -10,15 +10,20 @@ import pytest
 from click.testing import CliRunner
 
 from aurep import AurepError
-from aurep.cli import handoff as handoff_cli
 from aurep.cli import main
-from aurep.handoff import FRAMEWORKS, find_framework
+from aurep.frameworks import DRIVEN, FRAMEWORKS, Framework, Parties, Protocol, find_driven
 from aurep.handoff.environment import VARIABLE, CannotInstallError, check_python, environment, find_python, setup
-from aurep.handoff.frameworks import Framework
 from aurep.handoff.session import PARTIES
 
 HERE = sys.version_info[1]
-EMPTY = Framework("empty", (), (HERE,), ("json",), {"only": ("owner", "guest")})
+
+
+def toy(name: str, requirements: tuple[str, ...], pythons: tuple[int, ...], modules: tuple[str, ...]) -> Framework:
+    protocols = (Protocol("only", ("owner", "guest")),)
+    return Framework(name, protocols=protocols, parties=Parties(requirements, pythons, modules))
+
+
+EMPTY = toy("empty", (), (HERE,), ("json",))
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +51,7 @@ def wheel(folder: Path, name: str) -> str:
 
 
 def test_an_environment_is_made_once_and_anew_where_it_was_left_half_made(tmp_path: Path) -> None:
-    framework = Framework("toy", (wheel(tmp_path, "toymodule"),), (HERE,), ("toymodule",), {"only": ("a", "b")})
+    framework = toy("toy", (wheel(tmp_path, "toymodule"),), (HERE,), ("toymodule",))
     with pytest.raises(AurepError, match=r"toy has no environment yet.*aurep handoff --setup toy"):
         find_python(framework)
     folder = environment(framework)
@@ -62,11 +67,11 @@ def test_an_environment_is_made_once_and_anew_where_it_was_left_half_made(tmp_pa
     assert setup(framework, said.append) == python
     assert not said
     with pytest.raises(AurepError, match=r"lacks what other needs .*nowhere"):
-        check_python(Framework("other", (), (HERE,), ("nowhere",), {}), python)
+        check_python(toy("other", (), (HERE,), ("nowhere",)), python)
 
 
 def test_what_cannot_be_installed_leaves_nothing_usable() -> None:
-    framework = Framework("absent", ("aurep-is-not-a-package==9",), (HERE,), ("json",), {})
+    framework = toy("absent", ("aurep-is-not-a-package==9",), (HERE,), ("json",))
     with pytest.raises(CannotInstallError, match=r"absent cannot be installed here \(.*aurep-is-not-a-package"):
         setup(framework)
     with pytest.raises(AurepError, match="no environment yet"):
@@ -75,7 +80,7 @@ def test_what_cannot_be_installed_leaves_nothing_usable() -> None:
 
 def test_a_python_that_there_are_no_wheels_for_is_named() -> None:
     with pytest.raises(CannotInstallError, match=r"needs Python 3\.1, this is 3\."):
-        setup(Framework("old", (), (1,), (), {}))
+        setup(toy("old", (), (1,), ()))
 
 
 def test_a_given_python_must_run(tmp_path: Path) -> None:
@@ -84,17 +89,22 @@ def test_a_given_python_must_run(tmp_path: Path) -> None:
 
 
 def test_protocols_are_found_in_any_case() -> None:
-    spu = find_framework("spu")
-    assert spu.protocol(None) == "SEMI2K"
-    assert spu.protocol("aby3") == "ABY3"
+    spu = find_driven("spu")
+    assert spu.protocol(None).name == "SEMI2K"
+    assert spu.protocol("aby3").name == "ABY3"
     with pytest.raises(AurepError, match=r"spu has no protocol 'GMW' here; choose one of SEMI2K, ABY3, CHEETAH"):
         spu.protocol("GMW")
     with pytest.raises(AurepError, match="no framework 'ezpc'"):
-        find_framework("ezpc")
+        find_driven("ezpc")
+    with pytest.raises(AurepError, match="no framework 'onnxruntime' to run; choose one of crypten, helayers, spu"):
+        find_driven("onnxruntime")
 
 
-def test_the_command_knows_every_framework_and_refuses_half_a_request(tmp_path: Path) -> None:
-    assert set(handoff_cli.NAMES) == set(FRAMEWORKS)
+def test_every_framework_that_is_driven_has_its_program() -> None:
+    assert set(DRIVEN) == {file.stem.removesuffix("_party") for file in PARTIES.glob("*_party.py")}
+
+
+def test_the_command_refuses_half_a_request(tmp_path: Path) -> None:
     for arguments in ([], [str(tmp_path)], ["--to", "spu"], [str(tmp_path), "--setup", "spu"]):
         assert CliRunner().invoke(main, ["handoff", *arguments]).exit_code == 2
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from aurep import AurepError, fit_polynomials, prepare, relu_sites, set_mask
 from aurep.cli import main
 from aurep.exporters import export
-from aurep.handoff import FRAMEWORKS, handoff
+from aurep.frameworks import DRIVEN
+from aurep.handoff import handoff
 from aurep.handoff.environment import clean_environ
 from aurep.handoff.session import PARTIES
 from aurep.validators.inspection import inspect
@@ -124,7 +125,7 @@ def test_the_documentation_s_snippet_runs(target: str, python_of: Callable[[str]
     folder = shallow(tmp_path / "b") if target == "helayers" else bundle(tmp_path / "b", target, 7)
     (folder / "snippet.py").write_text(snippet)
     (folder / "onnx_to_jax.py").write_text((PARTIES / "onnx_to_jax.py").read_text())
-    python = python_of(target) if target in FRAMEWORKS else Path(sys.executable)
+    python = python_of(target) if target in DRIVEN else Path(sys.executable)
     settings = {**clean_environ(), "GLOO_SOCKET_IFNAME": "lo"} if target == "crypten" else clean_environ()
     run = subprocess.run(
         [python, "snippet.py"], cwd=folder, env=settings, capture_output=True, text=True, timeout=300, check=False

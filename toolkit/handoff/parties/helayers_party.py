@@ -24,13 +24,12 @@ class Wire:
     """Messages with their length in front, over one connection; `sent` counts what this side wrote."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self._connection, self.sent, self.messages = connection, 0, 0
+        self._connection, self.sent = connection, 0
 
     def send(self, message: bytes) -> None:
         self._connection.sendall(_LENGTH.pack(len(message)))
         self._connection.sendall(message)
         self.sent += _LENGTH.size + len(message)
-        self.messages += 1
 
     def receive(self) -> bytes:
         return bytes(self._exactly(_LENGTH.unpack(self._exactly(_LENGTH.size))[0]))

@@ -1,18 +1,18 @@
-"""A broken rule of a target, and the view of a graph that rules are written against."""
+"""A broken rule of a framework, and the view of a graph that rules are written against.
+
+numpy and onnx are imported where a graph is looked at, not where a rule is named.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import onnx
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
-
-_NONE = np.zeros(0, dtype=np.int64)
+if TYPE_CHECKING:
+    import onnx
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,15 @@ class Graph:
     @cached_property
     def constants(self) -> dict[str, NDArray[Any]]:
         """Values of Constant nodes, by output."""
+        import numpy as np
+        from onnx import numpy_helper
+
         values = {}
         for node in self.model.graph.node:
             if node.op_type == "Constant" and not node.domain:
                 given = [a for a in node.attribute if a.name == "value" and a.HasField("t")]
                 values[node.output[0]] = numpy_helper.to_array(given[0].t) if given else np.zeros(())
         return values
-
-    @cached_property
-    def ranks(self) -> dict[str, int]:
-        """Ranks of the tensors whose shapes the file tells."""
-        values = (*self.model.graph.input, *self.model.graph.value_info, *self.model.graph.output)
-        found = {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}
-        stored = {name: len(tensor.dims) for name, tensor in self.initializers.items()}
-        return {**found, **stored, **{name: value.ndim for name, value in self.constants.items()}}
 
     @property
     def calls(self) -> Iterator[Call]:
@@ -79,6 +74,8 @@ class Call:
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
+        from onnx import helper
+
         return {a.name: helper.get_attribute_value(a) for a in self.node.attribute if a.type}
 
     def name(self, slot: int) -> str:
@@ -86,10 +83,14 @@ class Call:
 
     def constant(self, slot: int) -> NDArray[Any]:
         """The value of an input that is a Constant node; empty where it is none."""
-        return self.graph.constants.get(self.name(slot), _NONE)
+        import numpy as np
+
+        return self.graph.constants.get(self.name(slot), np.zeros(0, dtype=np.int64))
 
     def known(self, slot: int) -> NDArray[Any] | None:
         """The value of an input that is a Constant node or an initializer; None where it is computed."""
+        from onnx import numpy_helper
+
         name = self.name(slot)
         if name in self.graph.initializers:
             return numpy_helper.to_array(self.graph.initializers[name])
@@ -106,8 +107,3 @@ def apply(rules: tuple[Rule, ...], graph: Graph) -> Iterator[Fault]:
         for name, broken, problem, fix in rules:
             if broken(call):
                 yield Fault(name, call.where, problem, fix)
-
-
-def operators(names: str) -> frozenset[str]:
-    """A set of ONNX operators from their names, separated by blanks."""
-    return frozenset(names.split())

@@ -1,18 +1,19 @@
-"""What CrypTen 0.4.1's importer lacks or gets wrong, often silently or with an error far from its cause.
+"""CrypTen 0.4.1: two parties, secret sharing, products by Beaver's method.
 
-It encrypts every initializer and leaves the values of Constant nodes public, as float32 tensors.
+Its importer encrypts every initializer and leaves the values of Constant nodes public, as float32 tensors. The rules
+are what it lacks or gets wrong, often silently or with an error far from its cause.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-import onnx
+from aurep.frameworks.common import unknown_operators
+from aurep.frameworks.fault import Call, Fault, Graph, Rule, apply
+from aurep.frameworks.framework import PAIR, FixedPoint, Framework, Parties, Protocol
+from aurep.operators import operators
 
-from aurep.rules.common import unknown_operators
-from aurep.rules.fault import Call, Fault, Graph, Rule, apply, operators
-
+_FLOAT = 1  # TensorProto.FLOAT
 _EXACT_IN_FLOAT32 = 2**24  # constants become float32 tensors, so larger indices are rounded
 
 # As the importer resolves operator names, less those that it takes wrongly: Pad reads its pads in torch's order,
@@ -36,7 +37,7 @@ _SPOKEN = {"Reshape": (1,), "Pow": (1,), "Clip": (1, 2), "Gather": (1,), "Slice"
 def faults(graph: Graph) -> Iterator[Fault]:
     yield from unknown_operators(graph, KNOWN, "crypten")
     for name, tensor in graph.initializers.items():
-        if tensor.data_type != onnx.TensorProto.FLOAT:
+        if tensor.data_type != _FLOAT:
             yield Fault(
                 "encrypted-integer",
                 f"initializer {name!r}",
@@ -63,7 +64,7 @@ def _secret_parameter(call: Call) -> bool:
     """Float initializers only: those of integers break another rule."""
     names = (call.name(slot) for slot in _SPOKEN.get(call.op, ()))
     stored = (call.graph.initializers[name] for name in names if name in call.graph.initializers)
-    return any(tensor.data_type == onnx.TensorProto.FLOAT for tensor in stored)
+    return any(tensor.data_type == _FLOAT for tensor in stored)
 
 
 def _valueless(call: Call) -> bool:
@@ -106,8 +107,9 @@ def _large_index(call: Call) -> bool:
 def _open_slice(call: Call) -> bool:
     if call.op != "Slice":
         return False
-    bounds, steps = np.concatenate([call.constant(1), call.constant(2)]), call.constant(4)
-    return bool((bounds < 0).any() or (bounds >= _EXACT_IN_FLOAT32).any() or (steps != 1).any())
+    bounds = [*call.constant(1).tolist(), *call.constant(2).tolist()]
+    steps = call.constant(4)
+    return any(not 0 <= bound < _EXACT_IN_FLOAT32 for bound in bounds) or bool((steps != 1).any())
 
 
 def _half_clip(call: Call) -> bool:
@@ -159,4 +161,49 @@ _RULES: tuple[Rule, ...] = (
     ),
     ("half-clip", _half_clip, "lacks a constant bound", "give both min and max"),
     ("gemm-bias", _no_bias, "has no bias, which CrypTen needs", "give a bias of zeros, or use MatMul"),
+)
+
+# Beaver's method opens each factor, masked: 8 bytes (an int64) from each of two parties. A comparison takes the sign
+# bit from a binary adder: a first AND and six levels (log2 of 64 bits) of two, each opening two factors (26 openings);
+# then the bit becomes arithmetic (1) and is multiplied with x (2). The adder's steps, the bit and the product are
+# rounds one after the other.
+_OPENED = 16
+_COMPARISON = (26 + 1 + 2) * _OPENED  # 464 bytes
+_COMPARISON_ROUNDS = 1 + 6 + 1 + 1
+
+FRAMEWORK = Framework(
+    "crypten",
+    opsets=(11, 21),
+    faults=faults,
+    fixed_point=FixedPoint(64, 16),
+    protocols=(
+        Protocol(
+            "Beaver",
+            PAIR,
+            opens_weights=True,
+            bytes_per={
+                "compared": _COMPARISON,
+                "squares": _OPENED,
+                "products": 2 * _OPENED,
+                "stored": _OPENED,
+                "inputs": _OPENED,
+                "weights": _OPENED,
+            },
+            rounds_per={"compared": _COMPARISON_ROUNDS, "squares": 1, "products": 1, "stored": 1, "weights": 1},
+        ),
+    ),
+    parties=Parties(
+        requirements=(
+            "torch==2.13.0",
+            "numpy==2.4.6",
+            "onnx==1.23.2",
+            "omegaconf==2.4.0",
+            "pyyaml==6.0.3",
+            "future==1.0.0",
+            "scipy==1.17.1",
+        ),
+        pythons=(11, 12, 13),
+        modules=("torch", "onnx", "omegaconf", "scipy", "yaml"),
+        alone=("crypten==0.4.1",),
+    ),
 )

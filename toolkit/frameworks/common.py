@@ -1,10 +1,10 @@
-"""Rules of every framework, and the two that hold for any target."""
+"""Rules of every framework, and the one that holds for any file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aurep.rules.fault import Fault, Graph, Rule, apply
+from aurep.frameworks.fault import Fault, Graph, Rule, apply
 
 _STANDARD = ("", "ai.onnx")
 

@@ -1,4 +1,4 @@
-"""What HElayers (pyhelayers 1.5.5.4, CKKS in SEAL) takes: no comparison, few levels, its importer's own forms.
+"""HElayers (pyhelayers 1.5.5.4, CKKS in SEAL): no comparison, few levels, its importer's own forms.
 
 Levels. A ciphertext stands a limited number of products one after the other. HElayers plans one level for every
 product on the longest path (linear layers, squares, coefficients; means over windows are free) and one more; SEAL has
@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
-from aurep.rules.common import unknown_operators
-from aurep.rules.fault import Call, Fault, Graph, Rule, apply, operators
+from aurep.frameworks.common import unknown_operators
+from aurep.frameworks.fault import Call, Fault, Graph, Rule, apply
+from aurep.frameworks.framework import PAIR, Framework, Parties, Protocol
+from aurep.operators import LINEAR, PRODUCTS, depth, operators
 
 LEVELS = 21
 KNOWN = operators("Add Sub Mul Pow Constant Flatten Reshape Gemm MatMul Conv AveragePool ReduceMean BatchNormalization")
 _COMPARING = operators("Relu MaxPool GlobalMaxPool Max Min Clip LeakyRelu PRelu Abs Sign HardSigmoid HardSwish Sigmoid")
-_LINEAR = operators("Conv Gemm MatMul")
-_PRODUCTS = _LINEAR | operators("Mul Pow")
 
 
 def faults(graph: Graph) -> Iterator[Fault]:
@@ -41,12 +39,7 @@ def faults(graph: Graph) -> Iterator[Fault]:
 
 def levels(graph: Graph) -> int:
     """Multiplicative levels that HElayers plans for the graph: products on the longest path, and one."""
-    depth: dict[str, int] = {value.name: 0 for value in graph.model.graph.input if value.name not in graph.initializers}
-    for call in graph.calls:
-        above = [depth[name] for name in call.node.input if name in depth]
-        if above:
-            depth.update((name, max(above) + (call.op in _PRODUCTS)) for name in call.node.output)
-    return 1 + max((depth.get(value.name, 0) for value in graph.model.graph.output), default=0)
+    return 1 + depth(graph.model.graph, lambda node: node.op_type in PRODUCTS)
 
 
 def _comparisons(graph: Graph) -> Iterator[Fault]:
@@ -62,7 +55,7 @@ def _without(op: str) -> str:
 
 
 def _loose_weight(call: Call) -> bool:
-    return call.op in _LINEAR and call.name(1) not in call.graph.initializers
+    return call.op in LINEAR and call.name(1) not in call.graph.initializers
 
 
 def _no_kernel(call: Call) -> bool:
@@ -70,6 +63,8 @@ def _no_kernel(call: Call) -> bool:
 
 
 def _several_axes(call: Call) -> bool:
+    import numpy as np
+
     if call.op != "ReduceMean":
         return False
     axes = call.attributes.get("axes", call.known(1))
@@ -99,5 +94,17 @@ _RULES: tuple[Rule, ...] = (
         _batched_coefficient,
         "has a coefficient of rank 4, which aborts HElayers",
         "store it as [C, 1, 1]",
+    ),
+)
+
+FRAMEWORK = Framework(
+    "helayers",
+    opsets=(9, 21),
+    faults=faults,
+    protocols=(Protocol("CKKS", PAIR),),
+    parties=Parties(
+        requirements=("pyhelayers==1.5.5.4", "numpy==2.4.6"),
+        pythons=(11, 12, 13),
+        modules=("pyhelayers",),
     ),
 )
