@@ -51,13 +51,18 @@ class SiteClaim(_Strict):
 
 
 class InputClaim(_Strict):
-    """How an input is made: pixels scaled to `range`, then (x - mean) / std per channel."""
+    """How an input is made: resized to `shape`, pixels scaled to `range`, then (x - mean) / std per channel.
+
+    Resizing stretches, or, with `crop_pct`, covers shape / crop_pct and takes the centre.
+    """
 
     layout: Literal["NCHW", "NF"] = "NCHW"
     shape: tuple[Annotated[int, Field(ge=1)], ...]  # without the batch
     range: tuple[float, float] = (0.0, 1.0)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
 class TrainingClaim(_Strict):

@@ -70,11 +70,13 @@ AS_THEY_ARE = Resize()
 
 
 def image_size(value: int | Sequence[int] | None) -> tuple[int, int] | None:
-    """(height, width) of an `input_size`: one number for both, or the two."""
+    """(height, width) of an `input_size`: one number for both, or the two. Raises AurepError for another count."""
     if value is None:
         return None
-    height, width = (value, value) if isinstance(value, int) else value
-    return int(height), int(width)
+    sides = (value, value) if isinstance(value, int) else tuple(value)
+    if len(sides) != 2:
+        raise AurepError(f"input_size is {list(sides)}, expected one number of pixels, or height and width.")
+    return int(sides[0]), int(sides[1])
 
 
 def _covering(size: tuple[int, int], wanted: tuple[int, int], crop_pct: float) -> tuple[int, int]:

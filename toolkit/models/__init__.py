@@ -53,7 +53,7 @@ def build_model(
     num_classes: int,
     in_channels: int = 3,
     width: int | None = None,
-    input_size: int = 32,
+    input_size: int | tuple[int, int] = 32,
     stem_relu: bool | None = None,
 ) -> nn.Module:
     """A network with fresh weights (torch's default initialisation), taking images (N, in_channels, H, W).
@@ -64,18 +64,20 @@ def build_model(
         num_classes: logits, at least 1.
         in_channels: image channels, at least 1.
         width: channels of the first stage; default 64, 16 for resnet20, 32 and 56, and 128 for wide_resnet22_8.
-        input_size: pixels per side. Aurep's own networks pool globally, so this only checks that it is large enough.
+        input_size: pixels per side, or (height, width). Aurep's own networks pool globally, so this only checks that it
+            is large enough.
         stem_relu: for ResNets, put a ReLU in the stem; for wide_resnet22_8, behind the last batch norm. Default: as the
             published totals count, which is yes for resnet20, 32 and 56 and no for the others.
 
     Raises:
         AurepError: unknown name, a size that is not positive or too small, an option that the network does not have.
     """
+    smallest = min(input_size) if isinstance(input_size, tuple) else input_size
     for option, value in {
         "num_classes": num_classes,
         "in_channels": in_channels,
         "width": width,
-        "input_size": input_size,
+        "input_size": smallest,
     }.items():
         if value is not None and value < 1:
             raise AurepError(f"{option} is {value}, expected a positive number; set it to at least 1.")
@@ -92,7 +94,7 @@ def build_model(
         raise AurepError(
             f"unknown model {name!r}; expected one of {', '.join(MODELS)}, timm:NAME, or package.module:factory."
         )
-    return _build_own(name, MODELS[name], required, given, input_size)
+    return _build_own(name, MODELS[name], required, given, smallest)
 
 
 def _build_own(

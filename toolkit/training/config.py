@@ -12,6 +12,9 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from aurep.data.augment import Augment
+from aurep.data.load import Stream
+from aurep.data.resize import Interpolation
 from aurep.errors import AurepError
 from aurep.kernels import Choice
 from aurep.polynomial import Fit
@@ -20,6 +23,7 @@ Epochs = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Side = Annotated[int, Field(ge=4, le=4096)]
 Width = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -41,7 +45,7 @@ class ModelConfig(_Section):
 
     name: str = "resnet9"
     width: int | None = Field(default=None, ge=1, le=1024)  # channels of the first stage; None: the published one
-    input_size: int | None = Field(default=None, ge=4, le=4096)  # pixels; None: the data's
+    input_size: Side | tuple[Side, Side] | None = None  # pixels, or [height, width]; None: the data's
     stem_relu: bool | None = None
     maxpool: Literal["max", "avg"] = "max"
     replace: tuple[str, ...] = ("relu",)  # which activations become sites
@@ -57,6 +61,37 @@ class DataConfig(_Section):
     flip: bool = True
     alternating: bool = False  # flip every image in every second epoch, instead of by chance
     cutout: int = Field(default=0, ge=0)  # pixels
+    resized_crop: tuple[float, float] | None = None  # shares of the area that a random crop takes, in place of crop
+    randaugment: tuple[int, int] | None = None  # operations per image and their strength up to 30, such as [2, 9]
+    mixup: Weight = 0.0  # alpha of the Beta distribution that two images are averaged by
+    cutmix: Weight = 0.0  # the same for a rectangle of one in the other; these four need aurep[imagenet]
+    mean: tuple[float, ...] | None = None  # per channel, of pixels in 0..1; None: the training images' own
+    std: tuple[float, ...] | None = None
+    interpolation: Interpolation = "bilinear"  # where model.input_size resizes
+    crop_pct: float | None = Field(default=None, gt=0, le=1)  # None: stretch; else cover input_size / crop_pct, cut out
+    stream: Stream = "auto"  # leave image files on the disk and decode batch by batch: above memory_share, yes or no
+    memory_share: float = Field(default=0.25, gt=0, le=1)  # of the available memory
+    workers: int | None = Field(default=None, ge=0)  # processes that decode; None: one a core
+    cache: str | None = None  # a folder: image files are decoded into it once, and read from there
+
+    @property
+    def augment(self) -> Augment:
+        """What training does to images. Raises AurepError for values that do not fit together."""
+        return Augment(
+            resized_crop=self.resized_crop,
+            randaugment=self.randaugment,
+            pad=self.crop,
+            flip=self.flip,
+            alternating=self.alternating,
+            cutout=self.cutout,
+            mixup=self.mixup,
+            cutmix=self.cutmix,
+        )
+
+    @property
+    def incidental(self) -> set[str]:
+        """Keys that do not decide the result. Random crops of whole images need those, not the resized ones."""
+        return {"dir", "workers", "memory_share"} | ({"stream", "cache"} if self.resized_crop is None else set())
 
 
 class TrainConfig(_Section):
@@ -152,9 +187,8 @@ class Config(_Section):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
     def digest(self) -> str:
-        """sha256 of what decides the result: everything but where the data lies."""
-        fields = self.model_dump(mode="json", exclude_none=True)
-        fields["data"].pop("dir", None)
+        """sha256 of what decides the result: everything but where the data lies and how it is read."""
+        fields = self.model_dump(mode="json", exclude_none=True, exclude={"data": self.data.incidental})
         return hashlib.sha256(tomli_w.dumps(fields).encode()).hexdigest()
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aurep.budget import ReluBudget
-from aurep.data.loader import DeviceLoader
+from aurep.data.loader import Loader
 from aurep.errors import Diverged
 from aurep.kernels import using
 from aurep.modes import evaluating
@@ -88,9 +88,7 @@ class Engine:
         self.checkpoint_seconds = options.checkpoint_minutes * 60 or float("inf")
         self.rows: list[EpochRow] = []
 
-    def fit(
-        self, phase: Phase, train: DeviceLoader, val: DeviceLoader | None, state: dict[str, Any] | None = None
-    ) -> None:
+    def fit(self, phase: Phase, train: Loader, val: Loader | None, state: dict[str, Any] | None = None) -> None:
         """Train `phase.model` in place, from `state` (a checkpoint's) where given.
 
         Raises:
@@ -150,7 +148,7 @@ class Engine:
         phase: Phase,
         model: nn.Module,
         optimizer: Any,
-        loader: DeviceLoader,
+        loader: Loader,
         counters: Counters,
         stop: StopSignal,
         best: dict[str, Tensor] | None,
@@ -198,7 +196,7 @@ class Engine:
         optimizer.step()
         if phase.average:
             phase.average.update()
-        correct = (logits.detach().argmax(1) == y).sum().double()
+        correct = (logits.detach().argmax(1) == (y.argmax(1) if y.dim() == 2 else y)).sum().double()  # y may be mixed
         return torch.stack([loss.detach().double() * len(y), correct, torch.full_like(correct, len(y))])
 
     def _loss(self, phase: Phase, widths: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -270,7 +268,7 @@ def derive(seed: int, *parts: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
-def evaluate(model: nn.Module, loader: DeviceLoader) -> float:
+def evaluate(model: nn.Module, loader: Loader) -> float:
     """Top-1 accuracy in percent over all of `loader`."""
     correct = seen = 0
     with evaluating(model), torch.no_grad():

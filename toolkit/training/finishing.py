@@ -12,7 +12,7 @@ from torch import nn
 
 from aurep.budget import ReluBudget
 from aurep.data import ImageData
-from aurep.data.loader import DeviceLoader
+from aurep.data.loader import Loader
 from aurep.files import write_bytes, write_text
 from aurep.metadata import InputClaim, TrainingClaim
 from aurep.results import RunResult, WidthResult
@@ -31,7 +31,7 @@ def measure(
     config: Config,
     data: ImageData,
     networks: tuple[nn.Module, nn.Module],
-    loaders: tuple[DeviceLoader | None, DeviceLoader],
+    loaders: tuple[Loader | None, Loader],
     *,
     relu_budget: int,
     seconds: float,
@@ -61,7 +61,13 @@ def measure(
         relu_count=count.relu_count,
         relu_total=count.relu_total,
         sites=count.sites,
-        input=InputClaim(shape=data.image_shape, mean=tuple(data.mean), std=tuple(data.std)),
+        input=InputClaim(
+            shape=data.image_shape,
+            mean=tuple(data.mean),
+            std=tuple(data.std),
+            interpolation=config.data.interpolation,
+            crop_pct=config.data.crop_pct,
+        ),
         classes=tuple(data.classes),
         training=training,
         narrower=tuple(_measured(narrow, val, test) for narrow in narrower(student)),
@@ -70,7 +76,7 @@ def measure(
     )
 
 
-def _measured(narrow: Narrow, val: DeviceLoader | None, test: DeviceLoader) -> WidthResult:
+def _measured(narrow: Narrow, val: Loader | None, test: Loader) -> WidthResult:
     network = narrow.network()
     count = ReluBudget.of(relu_sites(network))
     return WidthResult(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from aurep.budget import ReluBudget, parse_budget
 from aurep.data import ImageData
-from aurep.data.loader import Augment, DeviceLoader
+from aurep.data.loader import Loader
 from aurep.errors import AurepError
 from aurep.results import RunResult
 from aurep.search import Policy, check_options, policy_class
@@ -26,12 +26,11 @@ from aurep.training.checkpoint import RunFolder, load_weights, portable, read_we
 from aurep.training.config import Config, StudentConfig
 from aurep.training.engine import Engine, Phase, derive
 from aurep.training.finishing import measure, write_run
+from aurep.training.loaders import LAYOUT, evaluation_loader, training_loader
 from aurep.training.losses import student_terms
 from aurep.training.progress import Progress
 from aurep.training.setup import build_network, make_fabric, prepare_student, read_data
 
-_EVALUATION_BATCH = 500
-_LAYOUT = torch.channels_last  # of images and convolution weights: the faster one on CPU and GPU alike
 PHASES = ("baseline", "search", "finetune", "done")
 
 
@@ -47,7 +46,7 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         self.fabric = make_fabric(self.config)
-        self.data = read_data(self.config)
+        self.data = read_data(self.config, self.fabric)
         self.options = check_options(self.config.search.method, self.config.search.options)
         blank = prepare_student(self.config, self._network(), self.example)
         add_widths(blank, self.example, self.config.search.widths)  # refuses a network that cannot be narrowed
@@ -65,7 +64,7 @@ class Pipeline:
 
     def _network(self) -> nn.Module:
         network = build_network(self.config, self.data.image_shape, len(self.data.classes))
-        return network.to(memory_format=_LAYOUT)  # type: ignore[call-overload, no-any-return]  # torch leaves it out
+        return network.to(memory_format=LAYOUT)  # type: ignore[call-overload, no-any-return]  # torch leaves it out
 
     def run(self, resume: bool) -> RunResult:
         engine, weights, state = self._engine(resume)
@@ -190,32 +189,8 @@ class Pipeline:
         self.fabric.barrier()
         return result
 
-    def _loader(self, split: str, phase: str = "") -> DeviceLoader:
+    def _loader(self, split: str, phase: str = "") -> Loader:
         """`split` in order for evaluation, or, for a `phase`, shuffled and augmented, each rank its share."""
-        config, fabric = self.config, self.fabric
-        if not phase:
-            return DeviceLoader.for_split(
-                self.data,
-                split,
-                batch_size=_EVALUATION_BATCH,
-                device=fabric.device,
-                train=False,
-                memory_format=_LAYOUT,
-            )
-        return DeviceLoader.for_split(
-            self.data,
-            split,
-            batch_size=config.train.batch_size,
-            device=fabric.device,
-            train=True,
-            augment=Augment(
-                pad=config.data.crop,
-                flip=config.data.flip,
-                alternating=config.data.alternating,
-                cutout=config.data.cutout,
-            ),
-            seed=derive(config.train.seed, "data", phase),
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
-            memory_format=_LAYOUT,
-        )
+        if phase:
+            return training_loader(self.config, self.data, split, phase, self.fabric)
+        return evaluation_loader(self.config, self.data, split, self.fabric)

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from aurep.data import ImageData, load_data
+from aurep.data.memory import available_memory
 from aurep.errors import AurepError
 from aurep.models import build_model
 from aurep.search import policy_class
@@ -46,20 +47,35 @@ def _leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def read_data(config: Config) -> ImageData:
+def read_data(config: Config, fabric: Fabric) -> ImageData:
+    """The data set of a configuration; whether it is streamed, the first rank decides for all."""
     data = config.data
-    return load_data(data.name, data.dir, val_fraction=data.val_fraction, input_size=config.model.input_size)
+    memory = int(data.memory_share * available_memory()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    whole = data.stream == "auto" and data.resized_crop is not None  # its crops are of the images before any resizing
+    return load_data(
+        data.name,
+        data.dir,
+        val_fraction=data.val_fraction,
+        input_size=config.model.input_size,
+        interpolation=data.interpolation,
+        crop_pct=data.crop_pct,
+        mean=data.mean,
+        std=data.std,
+        stream="yes" if whole else data.stream,
+        memory=fabric.broadcast(memory),
+        cache=data.cache,
+    )
 
 
 def build_network(config: Config, image_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """The plain, all-ReLU network of a configuration, with fresh weights. `image_shape` is (C, H, W)."""
-    model = config.model
+    model, (_, height, width) = config.model, image_shape
     return build_model(
         model.name,
         num_classes=num_classes,
         in_channels=image_shape[0],
         width=model.width,
-        input_size=image_shape[1],
+        input_size=height if height == width else (height, width),
         stem_relu=model.stem_relu,
     )
 

@@ -102,5 +102,11 @@ def load(name: str, data_dir: Path | None, claim: InputClaim, download: bool) ->
     """The test set at the model's input size. Raises AurepError."""
     from aurep.data import load_data
 
-    size = claim.shape[-1] if claim.layout == "NCHW" else None
-    return load_data(name, data_dir, input_size=size, download=download)
+    return load_data(
+        name,
+        data_dir,
+        input_size=claim.shape[1:] if claim.layout == "NCHW" else None,
+        interpolation=claim.interpolation,
+        crop_pct=claim.crop_pct,
+        download=download,
+    )

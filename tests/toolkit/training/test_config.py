@@ -22,6 +22,10 @@ BAD = {
     "degree 3": ("[search]\ndegree = 3", r"search.degree = 3"),
     "infinite rate": ("[baseline]\nlr = inf", r"baseline.lr = inf"),
     "val_fraction 1": ("[data]\nval_fraction = 1.0", r"data.val_fraction = 1.0"),
+    "input_size 2": ("[model]\ninput_size = 2", r"model.input_size = 2 "),
+    "input_size of three": ("[model]\ninput_size = [8, 8, 8]", r"model.input_size = \[8, 8, 8\]"),
+    "interpolation": ("[data]\ninterpolation = 'cubic'", r"data.interpolation = 'cubic'"),
+    "memory_share 0": ("[data]\nmemory_share = 0.0", r"data.memory_share = 0.0"),
     "unknown device": ("[train]\ndevice = 'tpu'", r"train.device = 'tpu'"),
     "not TOML": ("[search\n", r"is not TOML"),
 }
@@ -53,10 +57,19 @@ def test_effective_configuration_reads_back_equal() -> None:
     assert parse_config(config.to_toml()) == config
 
 
-def test_digest_ignores_where_the_data_lies_and_nothing_else() -> None:
+def test_digest_ignores_where_the_data_lies_and_how_it_is_read_and_nothing_else() -> None:
     plain = tiny_config().digest()
-    assert tiny_config(data__dir="elsewhere").digest() == plain
-    assert tiny_config(train__seed=1).digest() != plain
+    incidental = {"dir": "elsewhere", "workers": 3, "memory_share": 0.5, "stream": "yes", "cache": "there"}
+    for key, value in incidental.items():
+        assert tiny_config(**{f"data__{key}": value}).digest() == plain, key
+    for key, value in {"train__seed": 1, "data__crop_pct": 0.9, "data__mixup": 0.2}.items():
+        assert tiny_config(**{key: value}).digest() != plain, key
+
+
+def test_digest_knows_that_random_crops_of_a_cache_are_others_than_of_the_files() -> None:
+    cropped = tiny_config(data__resized_crop="[0.1, 1.0]")
+    assert tiny_config(data__resized_crop="[0.1, 1.0]", data__cache="there").digest() != cropped.digest()
+    assert tiny_config(data__resized_crop="[0.1, 1.0]", data__workers=3).digest() == cropped.digest()
 
 
 @pytest.mark.parametrize("name", recipe_names())
