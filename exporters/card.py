@@ -20,7 +20,7 @@ def write_card(metadata: Metadata, target: Target, batch: Batch) -> str:
         "",
         f"- ReLU count: {metadata.relu_count:,} of {metadata.relu_total:,} elements ({share:.2%}), "
         f"budget {metadata.relu_budget:,}",
-        *([f"- width: {training.width:g} of the channels of the network it was trained in"] if training.width else []),
+        *_narrowed(training.width_multiplier),
         f"- input: `input`, float32, ({batch}, {', '.join(map(str, metadata.input.shape))}); {_input(metadata)}",
         f"- output: `logits`{_classes(metadata)}",
         *_accuracy(metadata),
@@ -86,3 +86,9 @@ def _sites(metadata: Metadata) -> list[str]:
     ]
     head = ["## Sites", "", "| site | shape | elements | kept | degree |", "|---|---|---:|---:|---:|"]
     return [*head, *rows, ""]
+
+
+def _narrowed(width_multiplier: float | None) -> list[str]:
+    if width_multiplier is None:
+        return []
+    return [f"- width multiplier: {width_multiplier:g} of the channels of the network it was trained in"]

@@ -16,20 +16,20 @@ def export_run(
     bundle: str | Path,
     target: str = "onnx",
     *,
-    width: float = 1.0,
+    width_multiplier: float = 1.0,
     batch: Batch | None = None,
     secret_coefficients: bool = False,
     push_constants: bool = False,
 ) -> Path:
-    """Export the run folder `run`, its network at `width`; the rest as `export` takes it.
+    """Export the run folder `run`, its network at `width_multiplier`; the rest as `export` takes it.
 
     Returns:
         The path of the written ONNX file.
 
     Raises:
-        AurepError: no finished run, a width it was not trained at, or what `export` refuses.
+        AurepError: no finished run, a width multiplier it was not trained at, or what `export` refuses.
     """
-    loaded = load_run(run).at_width(width)
+    loaded = load_run(run).narrowed(width_multiplier)
     return export(
         loaded.model,
         loaded.example_input,

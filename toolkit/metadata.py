@@ -72,7 +72,7 @@ class TrainingClaim(_Strict):
     model: str | None = None
     data: str | None = None
     seed: int | None = None
-    width: Annotated[float, Field(gt=0, lt=1)] | None = None  # share of the run's channels, where it is not all
+    width_multiplier: Annotated[float, Field(gt=0, lt=1)] | None = None  # share of the run's channels, if not all
     config_sha256: Digest | None = None
     val_accuracy: float | None = None
     test_accuracy: float | None = None

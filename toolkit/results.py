@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from aurep.budget import ReluSite
 from aurep.errors import AurepError
@@ -21,11 +21,11 @@ _BUDGET_KEYS = {"relu_budget", "relu_count", "relu_total", "sites"}
 
 
 class WidthResult(BaseModel):
-    """A run's network at a width below 1, counted and measured by itself."""
+    """A run's network at a width multiplier below 1, counted and measured by itself."""
 
     model_config = ConfigDict(frozen=True)
 
-    width: float
+    width_multiplier: float = Field(validation_alias=AliasChoices("width_multiplier", "width"))  # old: until 0.2
     relu_count: Count
     relu_total: Count
     val_accuracy: float | None

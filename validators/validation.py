@@ -220,8 +220,8 @@ def _load_run(work: _Work) -> Any:
     from aurep.training import load_run
 
     run = load_run(work.run)
-    width = work.metadata.training.width if work.metadata is not None else None
-    return run if width is None else run.at_width(width)
+    share = work.metadata.training.width_multiplier if work.metadata is not None else None
+    return run if share is None else run.narrowed(share)
 
 
 def _input_of(model: onnx.ModelProto) -> InputClaim:

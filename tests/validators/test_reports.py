@@ -104,6 +104,15 @@ def test_inspect_a_model(bundle: Path) -> None:
     assert "act" in CliRunner().invoke(inspect_command, [str(bundle)]).output
 
 
+def test_inspect_writes_json_to_a_file_beside_the_table(bundle: Path, tmp_path: Path) -> None:
+    printed = CliRunner().invoke(inspect_command, [str(bundle), "--json"]).output
+    assert CliRunner().invoke(inspect_command, ["--json", str(bundle)]).output == printed
+    done = CliRunner().invoke(inspect_command, [str(bundle), "--json", str(tmp_path / "found.json")])
+    assert (tmp_path / "found.json").read_text() == printed
+    assert "ReLU count 20 of 144" in done.output
+    assert CliRunner().invoke(inspect_command, ["--json"]).exit_code == 2
+
+
 def test_inspect_an_uncountable_model(tmp_path: Path) -> None:
     file = graphs.save(graphs.body("y = evil.Fast(x)"), tmp_path / "m.onnx")
     assert "evil::Fast" in CliRunner().invoke(inspect_command, [str(file)]).output

@@ -36,7 +36,12 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Carry constant terms into later layers (onnxruntime only): faster.",
 )
-@click.option("--width", type=float, default=1.0, help="Share of the channels, of those that the run was trained at.")
+@click.option(
+    "--width-multiplier",
+    type=float,
+    default=1.0,
+    help="Share of the channels, one of those that the run was trained at.",
+)
 @click.option("--no-validate", is_flag=True, help="Do not validate what was written.")
 def command(
     run: Path,
@@ -45,7 +50,7 @@ def command(
     batch: str | None,
     coefficients: str,
     push_constants: bool,
-    width: float,
+    width_multiplier: float,
     no_validate: bool,
 ) -> None:
     """Export the run folder RUN (or a network of a clone's zoo) as ONNX, and validate the result against the run."""
@@ -53,7 +58,7 @@ def command(
 
     secret = coefficients == "secret"
     options = {"secret_coefficients": secret, "push_constants": push_constants}
-    file = export_run(run, bundle, target, batch=_batch(batch), width=width, **options)
+    file = export_run(run, bundle, target, batch=_batch(batch), width_multiplier=width_multiplier, **options)
     click.echo(f"wrote {file} ({file.stat().st_size:,} bytes) for target {target}")
     if not no_validate:
         from rich.console import Console

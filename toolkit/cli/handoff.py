@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aurep.cli.output import write_output
 from aurep.frameworks import DRIVEN
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _NAMES = click.Choice(list(DRIVEN))
 @click.option("--samples", type=click.IntRange(1), default=4, show_default=True, help="Images of the bundle to infer.")
 @click.option("--protocol", help="spu: SEMI2K, ABY3 or CHEETAH.  [default: the first]")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True, help="Seconds.")
-@click.option("--json", "json_file", metavar="F", help="Write the measurement as JSON; - for standard output.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the measurement as JSON; - for standard output.")
 def command(
     bundle: Path | None,
     to: str | None,
@@ -57,12 +58,8 @@ def command(
     with _progress(console) as heard:
         found = handoff(bundle, to, samples=samples, protocol=protocol, python=python, timeout=timeout, heard=heard)
     _print(found, console)
-    if json_file == "-":
-        click.echo(found.to_json(), nl=False)
-    elif json_file is not None:
-        from aurep.files import write_text
-
-        write_text(json_file, found.to_json())
+    if json_file is not None:
+        write_output(json_file, found.to_json())
 
 
 def _setup(name: str, console: Console) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aurep.cli.output import write_output
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -14,10 +16,21 @@ if TYPE_CHECKING:
 
 
 @click.command("inspect")
-@click.argument("path", type=click.Path(path_type=Path), metavar="MODEL.ONNX|BUNDLE|RUN")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(path: Path, as_json: bool) -> None:
+@click.argument("path", required=False, type=click.Path(path_type=Path), metavar="MODEL.ONNX|BUNDLE|RUN")
+@click.option(
+    "--json",
+    "json_file",
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    help="Write JSON; without a file, or for -, to standard output in place of the table.",
+)
+def command(path: Path | None, json_file: str | None) -> None:
     """Show each site's elements, kept ReLUs and degree, the totals, and what private inference pays for."""
+    if path is None and json_file not in (None, "-"):  # `--json MODEL.ONNX`: it is not the file to write
+        path, json_file = Path(str(json_file)), "-"
+    if path is None:
+        raise click.UsageError("give a MODEL.ONNX, BUNDLE or RUN to look at.")
     import json
 
     from rich.console import Console
@@ -25,9 +38,9 @@ def command(path: Path, as_json: bool) -> None:
     from aurep.validators.inspection import inspect
 
     found = inspect(path)
-    if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=2))
-    else:
+    if json_file is not None:
+        write_output(json_file, json.dumps(found.to_dict(), indent=2) + "\n")
+    if json_file != "-":
         _print(found, Console(highlight=False))
 
 

@@ -91,7 +91,9 @@ def summary(result: RunResult) -> Table:
         ("teacher", result.relu_total, result.teacher_val_accuracy, result.teacher_test_accuracy),
         ("hybrid", result.relu_count, result.val_accuracy, result.test_accuracy),
     ]
-    rows += [(f"at width {n.width:g}", n.relu_count, n.val_accuracy, n.test_accuracy) for n in result.narrower]
+    for narrow in result.narrower:
+        name = f"width × {narrow.width_multiplier:g}"
+        rows.append((name, narrow.relu_count, narrow.val_accuracy, narrow.test_accuracy))
     for name, count, val, test in rows:
         table.add_row(name, f"{count:,}", "–" if val is None else f"{val:.2f}", f"{test:.2f}")
     table.caption = f"budget {result.relu_budget:,} of {result.relu_total:,}; {result.seconds:.0f} s of training"

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from aurep.cli.output import write_output
 from aurep.cli.runs import RunPath
 from aurep.exporters.targets import TARGETS
 
@@ -30,9 +31,9 @@ from aurep.exporters.targets import TARGETS
     type=click.Choice(list(TARGETS)),
     help="Hold the file against this target's rules, whoever wrote it.  [default: what it claims]",
 )
-@click.option("--json", "json_file", metavar="F", help="Write the report as JSON; - for standard output.")
-@click.option("--junit", "junit_file", metavar="F", help="Write the report as JUnit XML; - for standard output.")
-@click.option("--html", "html_file", metavar="F", help="Write the report as a page that needs no network.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - for standard output.")
+@click.option("--junit", "junit_file", metavar="FILE", help="Write the report as JUnit XML; - for standard output.")
+@click.option("--html", "html_file", metavar="FILE", help="Write the report as a page that needs no network.")
 @click.option("--github", is_flag=True, help="Print GitHub annotations.")
 @click.pass_context
 def command(
@@ -63,16 +64,7 @@ def command(
     render.to_console(report, Console(stderr=any(name == "-" for name, _ in outputs), highlight=False))
     for name, text in outputs:
         if name is not None:
-            _write(name, text())
+            write_output(name, text())
     if github:
         click.echo(render.to_github(report), nl=False)
     ctx.exit(0 if report.passed else 1)
-
-
-def _write(name: str, text: str) -> None:
-    from aurep.files import write_text
-
-    if name == "-":
-        click.echo(text, nl=False)
-    else:
-        write_text(name, text)

@@ -10,7 +10,7 @@ ICLR 2023. Three stages:
    the weights.
 3. Finetuning with CE, KL and PRAM: finetune.ce_weight, kd_weight and pram_weight, published as 0.1, 0.5 and 1000.
 
-Replaced elements become the identity; any degree on request. SENet++ is `search.widths` (see
+Replaced elements become the identity; any degree on request. SENet++ is `search.width_multipliers` (see
 `aurep.surgery.slimming`), which the search, like the finetuning, trains together; the masks are the full width's.
 """
 

@@ -8,15 +8,15 @@ from aurep.surgery.fusion import fuse
 from aurep.surgery.norms import sync_norms
 from aurep.surgery.preparation import prepare, tap_activations
 from aurep.surgery.sites import fit_polynomials, hybrid_sites, relu_sites, set_mask
-from aurep.surgery.slimming import Narrow, add_widths, at_width, narrower
+from aurep.surgery.slimming import Narrow, add_narrower, narrowed, narrower
 
 __all__ = [
     "Narrow",
-    "add_widths",
-    "at_width",
+    "add_narrower",
     "fit_polynomials",
     "fuse",
     "hybrid_sites",
+    "narrowed",
     "narrower",
     "prepare",
     "relu_sites",

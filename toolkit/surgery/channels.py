@@ -1,7 +1,7 @@
-"""Which channels every layer of a network keeps at a width, followed through the network's graph.
+"""Which channels every layer of a network keeps at a width multiplier, followed through the network's graph.
 
-At width w a convolution or linear map of C output channels keeps the first ceil(w C) of them (ordered dropping: a
-narrower network is a part of every wider one). What follows from that is worked out node by node:
+At width multiplier w a convolution or linear map of C output channels keeps the first ceil(w C) of them (ordered
+dropping: a narrower network is a part of every wider one). What follows from that is worked out node by node:
 
 1. A layer's inputs are what its source kept. The layers that make the logits keep all their outputs.
 2. A grouped convolution (depthwise included) keeps the groups whose inputs are kept, each whole, and their outputs.
@@ -49,7 +49,7 @@ class Cut:
     Args:
         tensors: name of a parameter or buffer -> channels kept along its first axes.
         sizes: attributes that say the module's size, at the new one.
-        own: the width has tensors of its own here (batch norm).
+        own: the narrower network has tensors of its own here (batch norm).
     """
 
     tensors: dict[str, tuple[Runs, ...]]
@@ -69,20 +69,20 @@ def size(runs: Runs) -> int:
     return sum(stop - start for start, stop in runs)
 
 
-def first(width: float, channels: int) -> Runs:
-    """The first ceil(width * channels), in exact arithmetic of the decimal that `width` was written as."""
-    return ((0, ceil(Fraction(str(width)) * channels)),)
+def first(width_multiplier: float, channels: int) -> Runs:
+    """The first ceil(width_multiplier * channels), in exact arithmetic of the decimal that it was written as."""
+    return ((0, ceil(Fraction(str(width_multiplier)) * channels)),)
 
 
-def plan_cuts(network: fx.GraphModule, example: Tensor, width: float) -> dict[str, Cut]:
-    """Module path -> what it keeps at `width`, for every module that `network` calls and that has tensors.
+def plan_cuts(network: fx.GraphModule, example: Tensor, width_multiplier: float) -> dict[str, Cut]:
+    """Module path -> what it keeps at `width_multiplier`, for every called module that has tensors.
 
     Raises:
         AurepError: names the operation that channels cannot be followed through.
     """
     with torch.no_grad():
         ShapeProp(network).propagate(example)
-    follow = _Follow(network, width)
+    follow = _Follow(network, width_multiplier)
     for node in network.graph.nodes:
         follow.visit(node)
     return follow.cuts
@@ -91,8 +91,8 @@ def plan_cuts(network: fx.GraphModule, example: Tensor, width: float) -> dict[st
 class _Follow:
     """The walk over the graph: `kept` per node (None: no tensor), `cuts` per module."""
 
-    def __init__(self, network: fx.GraphModule, width: float) -> None:
-        self.network, self.width = network, width
+    def __init__(self, network: fx.GraphModule, width_multiplier: float) -> None:
+        self.network, self.width_multiplier = network, width_multiplier
         self.kept: dict[fx.Node, Runs | None] = {}
         self.cuts: dict[str, Cut] = {}
         self.heads = _heads(network)
@@ -153,7 +153,7 @@ class _Follow:
         return Cut({"weight": axes, "bias": (out,)}, {**sizes, "out_channels": size(out)}), out
 
     def _outputs(self, node: fx.Node, channels: int) -> Runs:
-        return ((0, channels),) if str(node.target) in self.heads else first(self.width, channels)
+        return ((0, channels),) if str(node.target) in self.heads else first(self.width_multiplier, channels)
 
     def _operation(self, node: fx.Node, name: str) -> Runs:
         if name in _ELEMENTWISE:
@@ -201,8 +201,8 @@ class _Follow:
     def _refusal(self, node: fx.Node, reason: str) -> AurepError:
         what = str(node.target) if node.op == "call_module" else node.format_node()
         return AurepError(
-            f"the network cannot be trained at width {self.width:g}, since channels cannot be dropped at {what!r}: "
-            f"{reason}; leave search.widths at [1.0] for this model."
+            f"the network cannot be trained at width multiplier {self.width_multiplier:g}, since channels cannot be "
+            f"dropped at {what!r}: {reason}; leave search.width_multipliers at [1.0] for this model."
         )
 
 
@@ -231,7 +231,7 @@ def _spatial(node: fx.Node) -> bool:
 
 
 def _any_length(node: fx.Node) -> bool:
-    """Whether a reshaping leaves the number of features open, which a width changes."""
+    """Whether a reshaping leaves the number of features open, which a width multiplier changes."""
     sizes: Any = node.kwargs.get("shape", node.args[1:])
     if sizes and isinstance(sizes[0], tuple | list):
         sizes = sizes[0]

@@ -1,9 +1,10 @@
 """Several widths in one prepared network: narrower networks that use the first channels of its tensors.
 
-A `Narrow` is the network at one width w. It computes with the first ceil(w C) channels of every layer (see
-`aurep.surgery.channels`), as slices of the full network's own weights, masks and coefficients, so that training either
-trains both; only its batch norms are its own, since statistics differ from width to width. `Narrow.network` copies the
-slices into a network that stands alone: smaller for whoever runs it, with only those ReLUs that lie in its channels.
+A `Narrow` is the network at one width multiplier w, the share of its channels. It computes with the first ceil(w C)
+channels of every layer (see `aurep.surgery.channels`), as slices of the full network's own weights, masks and
+coefficients, so that training either trains both; only its batch norms are its own, since statistics differ from width
+to width. `Narrow.network` copies the slices into a network that stands alone: smaller for whoever runs it, with only
+those ReLUs that lie in its channels.
 
 Source: SENet++ in Kundu et al., "Learning to Linearize Deep Neural Networks for Secure and Efficient Private
 Inference", ICLR 2023, after Horvath et al. (FjORD), NeurIPS 2021, and Yu et al. (slimmable networks), ICLR 2019.
@@ -28,12 +29,12 @@ _CHILD = "narrower"  # of a prepared network: its narrow ones, so that their bat
 
 
 class Narrow(nn.Module):
-    """`full` at `width`. Its parameters are those of its batch norms; everything else is `full`'s, at each call anew.
+    """`full` at `width_multiplier`. Its parameters are its batch norms'; all else is `full`'s, at each call anew.
 
     Args:
         full: a prepared network, on the device of `example`.
         example: a batch of inputs.
-        width: share of the channels, in (0, 1).
+        width_multiplier: share of the channels, in (0, 1).
 
     Raises:
         AurepError: channels of `full` cannot be dropped.
@@ -41,12 +42,12 @@ class Narrow(nn.Module):
 
     _network: fx.GraphModule
 
-    def __init__(self, full: fx.GraphModule, example: Tensor, width: float) -> None:
+    def __init__(self, full: fx.GraphModule, example: Tensor, width_multiplier: float) -> None:
         super().__init__()
-        self.width = width
+        self.width_multiplier = width_multiplier
         self.norms = nn.Module()
         with evaluating(full):
-            cuts = plan_cuts(full, example, width)
+            cuts = plan_cuts(full, example, width_multiplier)
         network = copy.deepcopy(full)
         self._shared: list[tuple[str, nn.Module, str, Cut]] = []
         for path, cut in cuts.items():
@@ -88,21 +89,22 @@ class Narrow(nn.Module):
         return [found[site.site] for site in self.sites]
 
 
-def add_widths(network: nn.Module, example: Tensor, widths: Sequence[float]) -> list[Narrow]:
-    """Give a prepared `network` a `Narrow` for each of `widths` below 1, widest first; they are saved with it.
+def add_narrower(network: nn.Module, example: Tensor, width_multipliers: Sequence[float]) -> list[Narrow]:
+    """Give a prepared `network` a `Narrow` for each of `width_multipliers` below 1, widest first, saved with it.
 
     Raises:
         AurepError: the network's channels cannot be dropped.
     """
-    below = sorted((width for width in widths if width < 1), reverse=True)
+    below = sorted((share for share in width_multipliers if share < 1), reverse=True)
     if not below:
         return []
     if not isinstance(network, fx.GraphModule):
         raise AurepError(
-            "narrower widths need a network that torch.fx can trace; leave search.widths at [1.0] for this model."
+            "torch.fx cannot trace this network, so it has no narrower ones; leave search.width_multipliers at [1.0]."
         )
-    made = [Narrow(network, example, width) for width in below]
-    network.add_module(_CHILD, nn.ModuleDict({str(narrow.width).replace(".", "_"): narrow for narrow in made}))
+    made = [Narrow(network, example, share) for share in below]
+    children = {str(narrow.width_multiplier).replace(".", "_"): narrow for narrow in made}
+    network.add_module(_CHILD, nn.ModuleDict(children))
     return made
 
 
@@ -112,18 +114,18 @@ def narrower(network: nn.Module) -> list[Narrow]:
     return [child for child in children.values() if isinstance(child, Narrow)] if children is not None else []
 
 
-def at_width(network: nn.Module, width: float) -> nn.Module:
-    """The network at one of its widths, standing alone; at 1.0 `network` itself, without its narrow ones.
+def narrowed(network: nn.Module, width_multiplier: float) -> nn.Module:
+    """The network at one of its width multipliers, standing alone; at 1.0 `network` itself, without its narrow ones.
 
     Raises:
-        AurepError: a width that it does not have.
+        AurepError: one that it does not have.
     """
-    found = {narrow.width: narrow for narrow in narrower(network)}
-    if width != 1 and width not in found:
-        known = ", ".join(f"{w:g}" for w in (1.0, *found))
-        raise AurepError(f"width {width:g} was not trained; the run has {known}.")
-    if width != 1:
-        return found[width].network()
+    found = {narrow.width_multiplier: narrow for narrow in narrower(network)}
+    if width_multiplier != 1 and width_multiplier not in found:
+        known = ", ".join(f"{share:g}" for share in (1.0, *found))
+        raise AurepError(f"width multiplier {width_multiplier:g} was not trained; the run has {known}.")
+    if width_multiplier != 1:
+        return found[width_multiplier].network()
     if found:
         delattr(network, _CHILD)
     return network

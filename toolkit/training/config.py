@@ -24,7 +24,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Side = Annotated[int, Field(ge=4, le=4096)]
-Width = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class _Section(BaseModel):
@@ -57,11 +57,11 @@ class DataConfig(_Section):
     name: str = "mnist5k"
     dir: str | None = None
     val_fraction: Fraction = 0.1
-    crop: int = Field(default=4, ge=0)  # pixels of padding for random crops
+    pad: int = Field(default=4, ge=0)  # pixels on every side, out of which the image's size is cropped at random
     flip: bool = True
     alternating: bool = False  # flip every image in every second epoch, instead of by chance
     cutout: int = Field(default=0, ge=0)  # pixels
-    resized_crop: tuple[float, float] | None = None  # shares of the area that a random crop takes, in place of crop
+    resized_crop: tuple[float, float] | None = None  # shares of the area that a random crop takes, in place of pad
     randaugment: tuple[int, int] | None = None  # operations per image and their strength up to 30, such as [2, 9]
     mixup: Weight = 0.0  # alpha of the Beta distribution that two images are averaged by
     cutmix: Weight = 0.0  # the same for a rectangle of one in the other; these four need aurep[imagenet]
@@ -80,7 +80,7 @@ class DataConfig(_Section):
         return Augment(
             resized_crop=self.resized_crop,
             randaugment=self.randaugment,
-            pad=self.crop,
+            pad=self.pad,
             flip=self.flip,
             alternating=self.alternating,
             cutout=self.cutout,
@@ -153,18 +153,18 @@ class SearchConfig(StudentConfig):
     budget: int | str = "10%"
     degree: Literal[0, 1, 2] | None = None  # None: the method's own, 0 for snl and senet, 2 for the others
     coefficients: Literal["channel", "element"] = "channel"
-    widths: tuple[Width, ...] = (1.0,)  # narrower networks trained along, from the first channels (SENet++)
+    width_multipliers: tuple[Share, ...] = (1.0,)  # networks of the first channels, trained along (SENet++)
     calibration: int = Field(default=2048, ge=1)  # images that the polynomials are fitted on
     fit: Fit = "moments"  # how they are fitted: by least squares, the normal closed form, or AutoReP's code
     refits: int = Field(default=0, ge=0)  # times they are fitted anew while the search moves the masks
     options: dict[str, Any] = {}
 
-    @field_validator("widths")
+    @field_validator("width_multipliers")
     @classmethod
-    def _full_width_and_others(cls, widths: tuple[float, ...]) -> tuple[float, ...]:
-        if 1.0 not in widths or len(set(widths)) < len(widths):
-            raise ValueError("it must list 1.0, the full network, and every width once")
-        return widths
+    def _full_width_and_others(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if 1.0 not in shares or len(set(shares)) < len(shares):
+            raise ValueError("it must list 1.0, the full network, and every other once")
+        return shares
 
 
 class FinetuneConfig(StudentConfig):
@@ -209,16 +209,20 @@ def read_recipe(name: str) -> str:
     return (resources.files("aurep.recipes") / f"{name}.toml").read_text()
 
 
+def read_toml(text: str, origin: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise AurepError(f"{origin} is not TOML: {error}.") from None
+
+
 def parse_config(text: str, origin: str = "configuration", overrides: Iterable[str] = ()) -> Config:
     """Read TOML, apply `section.key=value` overrides, check every key and value.
 
     Raises:
         AurepError: names `origin` and the key that is unknown, missing or out of range.
     """
-    try:
-        fields = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise AurepError(f"{origin} is not TOML: {error}.") from None
+    fields = read_toml(text, origin)
     for override in overrides:
         _apply(fields, override)
     return check_config(fields, origin)

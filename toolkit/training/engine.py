@@ -51,7 +51,7 @@ class Phase:
         policy: moves the masks; None leaves them alone.
         terms: added to the loss.
         upkeep: done to the model `upkeeps` times, evenly spread over the phase's steps.
-        choose_best: end with the epoch of highest validation accuracy (mean over the widths) instead of the last.
+        choose_best: end with the epoch of highest validation accuracy (mean with `narrower`'s) instead of the last.
         narrower: `model` at smaller widths, which share its weights: in every step the loss of each is added.
     """
 
@@ -116,8 +116,8 @@ class Engine:
                 if phase.policy:
                     phase.policy.after_epoch(epoch)
                 with phase.average.applied() if phase.average else nullcontext():
-                    widths = (phase.model, *phase.narrower)
-                    accuracies = [evaluate(network, val) for network in widths] if val is not None and len(val) else []
+                    networks = (phase.model, *phase.narrower)
+                    accuracies = [evaluate(each, val) for each in networks] if val is not None and len(val) else []
                     accuracies = self.fabric.broadcast(accuracies)  # one verdict for all ranks
                     if phase.choose_best and accuracies and mean(accuracies) > counters.best_accuracy:
                         counters.best_accuracy, best = mean(accuracies), portable(phase.model)
@@ -243,7 +243,8 @@ class Engine:
             "images_per_second": seen / counters.seconds,
         }
         if phase.narrower:
-            row["narrower"] = {f"{n.width:g}": a for n, a in zip(phase.narrower, accuracies[1:], strict=False)}
+            found = zip(phase.narrower, accuracies[1:], strict=False)  # none without a validation split
+            row["narrower"] = {f"{narrow.width_multiplier:g}": accuracy for narrow, accuracy in found}
         self.rows.append(row)
         self.progress.epoch(row, phase.config.epochs)
 

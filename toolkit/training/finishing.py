@@ -80,7 +80,7 @@ def _measured(narrow: Narrow, val: Loader | None, test: Loader) -> WidthResult:
     network = narrow.network()
     count = ReluBudget.of(relu_sites(network))
     return WidthResult(
-        width=narrow.width,
+        width_multiplier=narrow.width_multiplier,
         relu_count=count.relu_count,
         relu_total=count.relu_total,
         val_accuracy=evaluate(network, val) if val is not None else None,

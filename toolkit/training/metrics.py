@@ -23,7 +23,7 @@ class EpochRow(TypedDict):
     relu_count: int | None
     seconds: float
     images_per_second: float
-    narrower: NotRequired[dict[str, float]]  # width -> validation accuracy; columns val_accuracy_<width> of the file
+    narrower: NotRequired[dict[str, float]]  # width multiplier -> validation accuracy; columns val_accuracy_0.5
 
 
 def write_metrics(path: Path, rows: Sequence[EpochRow]) -> None:
@@ -39,4 +39,4 @@ def write_metrics(path: Path, rows: Sequence[EpochRow]) -> None:
 
 def _flat(row: EpochRow) -> dict[str, object]:
     line: dict[str, object] = {key: value for key, value in row.items() if key != "narrower"}
-    return line | {f"val_accuracy_{width}": accuracy for width, accuracy in row.get("narrower", {}).items()}
+    return line | {f"val_accuracy_{share}": accuracy for share, accuracy in row.get("narrower", {}).items()}

@@ -21,7 +21,7 @@ from aurep.data.loader import Loader
 from aurep.errors import AurepError
 from aurep.results import RunResult
 from aurep.search import Policy, check_options, policy_class
-from aurep.surgery import add_widths, fit_polynomials, hybrid_sites, narrower, relu_sites, tap_activations
+from aurep.surgery import add_narrower, fit_polynomials, hybrid_sites, narrower, relu_sites, tap_activations
 from aurep.training.checkpoint import RunFolder, load_weights, portable, read_weights, save_weights
 from aurep.training.config import Config, StudentConfig
 from aurep.training.engine import Engine, Phase, derive
@@ -49,14 +49,14 @@ class Pipeline:
         self.data = read_data(self.config, self.fabric)
         self.options = check_options(self.config.search.method, self.config.search.options)
         blank = prepare_student(self.config, self._network(), self.example)
-        add_widths(blank, self.example, self.config.search.widths)  # refuses a network that cannot be narrowed
+        add_narrower(blank, self.example, self.config.search.width_multipliers)  # refuses one that cannot be narrowed
         self.total = ReluBudget.of(relu_sites(blank)).relu_total
         try:
             self.budget = parse_budget(self.config.search.budget, self.total)
         except AurepError as error:
             raise AurepError(f"search.budget: {error}") from None
         self._policy(blank)  # refuses options that do not fit the model
-        self._loader("train", "baseline")  # refuses a batch size or crop that the data cannot give
+        self._loader("train", "baseline")  # refuses a batch size or padding that the data cannot give
 
     @property
     def example(self) -> Tensor:
@@ -72,7 +72,7 @@ class Pipeline:
         teacher = self._baseline(engine, weights if begun == 0 else None, state if begun == 0 else None)
         student = prepare_student(self.config, copy.deepcopy(teacher).cpu(), self.example)
         student.to(self.fabric.device)
-        add_widths(student, self.example.to(self.fabric.device), self.config.search.widths)
+        add_narrower(student, self.example.to(self.fabric.device), self.config.search.width_multipliers)
         if begun > 0 and weights is not None:
             load_weights(student, weights, self.folder.weights)
         if begun <= 1:
@@ -165,8 +165,8 @@ class Pipeline:
     def _fit(self, engine: Engine, phase: Phase, activations: list[nn.Module], state: dict[str, Any] | None) -> None:
         assert isinstance(phase.config, StudentConfig)
         phase.narrower = narrower(phase.model)
-        widths = [hybrid_sites(phase.model), *(narrow.sites for narrow in phase.narrower)]
-        phase.terms = [term for sites in widths for term in student_terms(phase.config, sites, activations)]
+        networks = [hybrid_sites(phase.model), *(narrow.sites for narrow in phase.narrower)]
+        phase.terms = [term for sites in networks for term in student_terms(phase.config, sites, activations)]
         engine.fit(phase, self._loader("train", phase.name), self._loader("val"), state)
         for term in phase.terms:
             term.close()

@@ -37,7 +37,7 @@ class Progress:
     def epoch(self, row: EpochRow, epochs: int) -> None:
         self.close()
         val = "" if row["val_accuracy"] is None else f"  val {row['val_accuracy']:5.2f} %"
-        val += "".join(f"  at width {width} {found:5.2f} %" for width, found in row.get("narrower", {}).items())
+        val += "".join(f"  width × {share} {found:5.2f} %" for share, found in row.get("narrower", {}).items())
         kept = "" if row["relu_count"] is None else f"  ReLUs {row['relu_count']:,}"
         self.say(
             f"{row['phase']:>8} {row['epoch']:3d}/{epochs}  loss {row['train_loss']:.4f}  "

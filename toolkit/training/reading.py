@@ -15,10 +15,13 @@ from aurep.errors import AurepError
 from aurep.files import sha256
 from aurep.metadata import Origin, TrainingClaim
 from aurep.results import RunResult, read_result
-from aurep.surgery import add_widths, at_width
+from aurep.surgery import add_narrower, narrowed
 from aurep.training.checkpoint import RunFolder, load_weights, read_weights
-from aurep.training.config import Config, parse_config
+from aurep.training.config import Config, check_config, read_toml
 from aurep.training.setup import build_network, prepare_student
+
+# What an older run's config.toml calls them; read until version 0.2. A recipe must use the new names.
+_RENAMED = (("data", "crop", "pad"), ("search", "widths", "width_multipliers"))
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
@@ -28,33 +31,40 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         raise AurepError(
             f"{folder.path} is not a run folder: it has no config.toml; expected one that aurep train wrote."
         )
-    return parse_config(folder.config.read_text(), str(folder.config))
+    fields = read_toml(folder.config.read_text(), str(folder.config))
+    for section, old, new in _RENAMED:
+        if old in fields.get(section, {}):
+            fields[section][new] = fields[section].pop(old)
+    return check_config(fields, str(folder.config))
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, read back from its folder, at one of the widths it was trained at."""
+    """A finished run, read back from its folder, at one of the width multipliers it was trained at."""
 
     folder: RunFolder
     config: Config
     result: RunResult
-    width: float = 1.0
+    width_multiplier: float = 1.0
 
-    def at_width(self, width: float) -> Run:
-        """The same run, with its model at `width`. Raises AurepError where it was not trained at it."""
-        trained = self.config.search.widths
-        if width not in trained:
-            known = ", ".join(f"{w:g}" for w in trained)
-            raise AurepError(f"{self.folder.path} was trained at width {known}, not {width:g}; choose one of these.")
-        return replace(self, width=width)
+    def narrowed(self, width_multiplier: float) -> Run:
+        """The same run, with its model at `width_multiplier`. Raises AurepError where it was not trained at it."""
+        trained = self.config.search.width_multipliers
+        if width_multiplier not in trained:
+            known = ", ".join(f"{share:g}" for share in trained)
+            raise AurepError(
+                f"{self.folder.path} was trained at width multiplier {known}, not {width_multiplier:g}; choose one of "
+                "these."
+            )
+        return replace(self, width_multiplier=width_multiplier)
 
     @cached_property
     def model(self) -> nn.Module:
         """The prepared network with its final weights and masks, on the CPU, in eval mode."""
         model = self._build(prepared=True)
-        add_widths(model, self.example_input, self.config.search.widths)
+        add_narrower(model, self.example_input, self.config.search.width_multipliers)
         load_weights(model, read_weights(self.folder.model), self.folder.model)
-        return at_width(model, self.width).eval()
+        return narrowed(model, self.width_multiplier).eval()
 
     @cached_property
     def teacher(self) -> nn.Module:
@@ -69,11 +79,11 @@ class Run:
 
     @property
     def training(self) -> TrainingClaim:
-        """Where the weights come from, with the accuracies at this width."""
+        """Where the weights come from, with the accuracies at its width multiplier."""
         claim = self.result.training
         for narrow in self.result.narrower:
-            if narrow.width == self.width:
-                keys = ("width", "val_accuracy", "test_accuracy")
+            if narrow.width_multiplier == self.width_multiplier:
+                keys = ("width_multiplier", "val_accuracy", "test_accuracy")
                 return claim.model_copy(update={key: getattr(narrow, key) for key in keys})
         return claim
 

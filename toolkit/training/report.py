@@ -32,7 +32,7 @@ def html_report(result: RunResult, rows: Sequence[EpochRow], config_toml: str) -
         ("hybrid", result.relu_count, result.val_accuracy, result.test_accuracy),
     ]
     for narrow in result.narrower:
-        name = f"hybrid at width {narrow.width:g}"
+        name = f"hybrid, width × {narrow.width_multiplier:g}"
         scores.append((name, narrow.relu_count, narrow.val_accuracy, narrow.test_accuracy))
     return "\n".join(
         [

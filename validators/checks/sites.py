@@ -24,7 +24,7 @@ def check_sites(recovered: Mapping[str, RecoveredSite], metadata: Metadata, run:
     """Raises AurepError where `run` holds no readable checkpoint."""
     problems, unseen = [], 0
     pushes = metadata.target in FRAMEWORKS and FRAMEWORKS[metadata.target].pushes
-    tensors = _stored(run, metadata.training.width) if run is not None else None
+    tensors = _stored(run, metadata.training.width_multiplier) if run is not None else None
     if run is not None and metadata.checkpoint not in (None, sha256(run / CHECKPOINT)):
         problems.append(f"The model was exported from another checkpoint than {run / CHECKPOINT}.")
     for claim in metadata.sites:
@@ -64,13 +64,14 @@ def _remarks(recovered: Mapping[str, RecoveredSite], unseen: int, all_sites: int
         yield f"Coefficients that nothing uses are not in the graph ({unseen} of {all_sites} sites)."
 
 
-def _stored(run: Path, width: float | None) -> Tensors:
-    """The tensors of the run's checkpoint, at the width that was exported."""
-    if width is None:
+def _stored(run: Path, width_multiplier: float | None) -> Tensors:
+    """The tensors of the run's checkpoint, at the width multiplier that was exported."""
+    if width_multiplier is None:
         return load_checkpoint(run)
     from aurep.training import load_run
 
-    return {name: tensor.numpy() for name, tensor in load_run(run).at_width(width).model.state_dict().items()}
+    model = load_run(run).narrowed(width_multiplier).model
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
 def load_checkpoint(run: Path) -> dict[str, NDArray[Any]]:

@@ -23,7 +23,7 @@ LAYERS = [256, 256, 128, 128, 64, 64, 32, 32]  # its sites
 BUDGETS = [0, 1, 7, DIGITS_TOTAL // 2, DIGITS_TOTAL]
 RECIPE = """
 model = {name = "resnet9", width = 4}
-data = {name = "digits", crop = 0, flip = false}
+data = {name = "digits", pad = 0, flip = false}
 train = {batch_size = 128, device = "cpu"}
 baseline = {epochs = 1}
 search = {epochs = 1, calibration = 128}

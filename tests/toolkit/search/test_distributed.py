@@ -45,8 +45,9 @@ for method in POLICIES:
     dist.all_gather_object(counts, [site.kept for site in result.sites])
     assert counts[0] == counts[1], method
     assert method == "layerwise" or result.relu_count == 77, method
-overrides = [f"baseline.checkpoint='{folder / 'teacher'}'", "search.method=senet", "search.widths=[0.5, 1.0]"]
-aurep.train(parse_config(recipe, "test", [*overrides, "finetune.epochs=1"]), folder / "widths")
+overrides = [f"baseline.checkpoint='{folder / 'teacher'}'", "search.method=senet", "finetune.epochs=1"]
+overrides.append("search.width_multipliers=[0.5, 1.0]")
+aurep.train(parse_config(recipe, "test", overrides), folder / "widths")
 norms = [m for n in narrower(seen[-1]) for m in n.norms.modules() if isinstance(m, torch.nn.BatchNorm2d)]
 assert len(norms) == 12
 for mine in [p for m in norms for p in m.parameters()]:

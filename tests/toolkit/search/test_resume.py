@@ -16,7 +16,7 @@ from aurep.training.signals import Stopped
 
 RECIPE = """
 model = {name = "resnet9", width = 4}
-data = {name = "digits", crop = 1, flip = false}
+data = {name = "digits", pad = 1, flip = false}
 train = {batch_size = 128, device = "cpu"}
 baseline = {epochs = 1}
 search = {epochs = 2, calibration = 128, budget = 77}

@@ -17,7 +17,7 @@ import aurep
 from aurep.models.resnet import ResNet
 from aurep.models.vgg import VGG16
 from aurep.models.wide_resnet import WideResNet
-from aurep.surgery import Narrow, add_widths, at_width, hybrid_sites, narrower
+from aurep.surgery import Narrow, add_narrower, hybrid_sites, narrowed, narrower
 from tests import tolerances
 
 LAYERS = (nn.Conv2d, nn.Linear)
@@ -64,7 +64,7 @@ def made(name: str, seed: int, widths: tuple[float, ...], degree: int = 2) -> tu
         site.set_mask(torch.rand(site.shape) < 0.4)
         if site.coefficients is not None:
             site.set_coefficients(torch.randn_like(site.coefficients) / 2)
-    narrow = add_widths(full, x, widths)
+    narrow = add_narrower(full, x, widths)
     for module in full.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
@@ -84,11 +84,12 @@ def zeroed(full: nn.Module, narrow: Narrow) -> list[Any]:
 
     def dropping(path: str, norm: bool) -> Callable[..., Tensor]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            keep = ceil(round(narrow.width * output.shape[1], 9))
+            share = narrow.width_multiplier
+            keep = ceil(round(share * output.shape[1], 9))
             if getattr(module, "groups", 1) > 1:
-                keep = ceil(round(narrow.width * module.in_channels, 9)) * output.shape[1] // module.in_channels
+                keep = ceil(round(share * module.in_channels, 9)) * output.shape[1] // module.in_channels
             if path == "bn" and "depthwise" in paths.values():
-                keep = ceil(round(narrow.width * 6, 9)) * 2
+                keep = ceil(round(share * 6, 9)) * 2
             if norm:
                 own = narrow.norms.get_submodule(path)
                 shape = (1, -1, *[1] * (output.dim() - 2))
@@ -186,19 +187,19 @@ def test_state_holds_every_tensor_once() -> None:
     assert {key.rpartition(".")[0] for key in extra} == norms
     plain = [key for key in full.state_dict() if not key.startswith("narrower")]
     assert len(full.state_dict()) == len(plain) + 2 * len(extra)
-    assert [n.width for n in narrow] == [n.width for n in narrower(full)] == [0.5, 0.25]
+    assert [n.width_multiplier for n in narrow] == [n.width_multiplier for n in narrower(full)] == [0.5, 0.25]
 
 
 def test_network_at_each_width() -> None:
     full, narrow, x = made("resnet", 3, (0.25, 0.5, 1.0))
-    expected = {1.0: full(x), **{n.width: n(x) for n in narrow}}
-    with pytest.raises(aurep.AurepError, match=r"width 0\.75.*1, 0\.5, 0\.25"):
-        at_width(full, 0.75)
+    expected = {1.0: full(x), **{n.width_multiplier: n(x) for n in narrow}}
+    with pytest.raises(aurep.AurepError, match=r"width multiplier 0\.75.*1, 0\.5, 0\.25"):
+        narrowed(full, 0.75)
     for width in (0.5, 0.25, 1.0):
-        network = at_width(full, width)
+        network = narrowed(full, width)
         torch.testing.assert_close(network(x), expected[width], rtol=0, atol=tolerances.FLOAT64)
         assert not any("narrower" in key for key in network.state_dict())
-    assert at_width(full, 1.0) is full
+    assert narrowed(full, 1.0) is full
 
 
 class Doing(nn.Module):
@@ -227,8 +228,8 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
 @pytest.mark.parametrize(("network", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_channels_cannot_be_followed_through_is_refused(network: nn.Module, message: str) -> None:
     prepared = aurep.prepare(network, torch.zeros(1, 2, 4, 4))
-    with pytest.raises(aurep.AurepError, match=rf"{message}.*search\.widths"):
-        add_widths(prepared, torch.zeros(1, 2, 4, 4), (0.2, 1.0))
+    with pytest.raises(aurep.AurepError, match=rf"{message}.*search\.width_multipliers"):
+        add_narrower(prepared, torch.zeros(1, 2, 4, 4), (0.2, 1.0))
 
 
 def test_sums_of_different_channels_are_refused() -> None:
@@ -242,7 +243,7 @@ def test_sums_of_different_channels_are_refused() -> None:
 
     x = torch.zeros(1, 4, 1, 1)
     with pytest.raises(aurep.AurepError, match="different channels"):
-        add_widths(aurep.prepare(Sum(), x), x, (0.5, 1.0))
+        add_narrower(aurep.prepare(Sum(), x), x, (0.5, 1.0))
 
 
 def test_untraceable_network_is_refused() -> None:
@@ -256,5 +257,5 @@ def test_untraceable_network_is_refused() -> None:
             return self.fc(y) if y.sum() >= 0 else self.fc(-y)
 
     x = torch.zeros(1, 2, 4, 4)
-    with pytest.raises(aurep.AurepError, match=r"torch\.fx can trace"):
-        add_widths(aurep.prepare(Branching(), x), x, (0.5, 1.0))
+    with pytest.raises(aurep.AurepError, match=r"torch\.fx cannot trace"):
+        add_narrower(aurep.prepare(Branching(), x), x, (0.5, 1.0))

@@ -13,6 +13,7 @@ from tests.toolkit.training.tiny import RECIPE, tiny_config
 BAD = {
     "unknown section": ("[serach]\nepochs = 1", r"unknown key 'serach'; known are model, data, train"),
     "unknown key": ("[search]\nepoch = 1", r"unknown key 'search.epoch'; known are epochs"),
+    "a name of before": ("[data]\ncrop = 4", r"unknown key 'data.crop'; known are name, dir, val_fraction, pad"),
     "width 0": ("[model]\nwidth = 0", r"model.width = 0 .* greater than or equal to 1"),
     "width true": ("[model]\nwidth = true", r"model.width = True"),
     "width beyond memory": ("[model]\nwidth = 100000000", r"model.width = 100000000"),

@@ -69,6 +69,10 @@ def test_run_folder_of_the_version_before_is_read(run_dir: Path, tmp_path: Path)
     """Its budget.json held what run.json does now."""
     old = shutil.copytree(run_dir, tmp_path / "old")
     (old / "run.json").replace(old / "budget.json")
+    text = (old / "config.toml").read_text()
+    assert text.count("pad = 1") == text.count("width_multipliers = ") == 1
+    (old / "config.toml").write_text(text.replace("pad = ", "crop = ").replace("width_multipliers = ", "widths = "))
+    assert load_run(old).config == load_run(run_dir).config
     assert aurep.train(tiny_config(), old, resume=True) == read_result(run_dir).model_copy(update={"run_dir": old})
 
 

@@ -12,7 +12,7 @@ name = "resnet9"
 width = 4
 [data]
 name = "digits"
-crop = 1
+pad = 1
 flip = false
 [train]
 batch_size = 64

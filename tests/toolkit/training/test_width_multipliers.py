@@ -1,4 +1,4 @@
-"""A run at two widths: trained, killed and resumed, reported, exported at either width and validated."""
+"""A run at two width multipliers: trained, killed and resumed, reported, exported at either and validated."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ BUDGET = 97  # odd: no half of it is a count
 
 
 def config(**overrides: object) -> Config:
-    senet = {"search__method": "senet", "search__widths": [0.5, 1.0], "search__budget": BUDGET, "search__degree": 2}
+    senet = {
+        "search__method": "senet",
+        "search__width_multipliers": [0.5, 1.0],
+        "search__budget": BUDGET,
+        "search__degree": 2,
+    }
     return tiny_config(**{**senet, "finetune__pram_weight": 10, "baseline__epochs": 3, **overrides})
 
 
@@ -50,31 +55,31 @@ def kept_in_first_half(run: Path) -> int:
 def test_counts_and_accuracies_of_both_widths_are_reported(result: RunResult) -> None:
     (half,) = result.narrower
     assert (result.relu_count, result.relu_total) == (BUDGET, 960)
-    assert (half.width, half.relu_count, half.relu_total) == (0.5, kept_in_first_half(result.run_dir), 480)
+    assert (half.width_multiplier, half.relu_count, half.relu_total) == (0.5, kept_in_first_half(result.run_dir), 480)
     assert 0 < half.relu_count <= BUDGET
     facts = json.loads((result.run_dir / "run.json").read_text())
     assert facts["narrower"][0]["relu_count"] == half.relu_count
-    assert "hybrid at width 0.5" in (result.run_dir / "report.html").read_text()
+    assert "hybrid, width × 0.5" in (result.run_dir / "report.html").read_text()
     with (result.run_dir / "metrics.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["val_accuracy_0.5"] != "" for row in rows] == [row["phase"] != "baseline" for row in rows]
 
 
 def test_the_loaded_half_measures_what_the_run_claims(result: RunResult) -> None:
-    run, data = load_run(result.run_dir).at_width(0.5), load_data("digits")
+    run, data = load_run(result.run_dir).narrowed(0.5), load_data("digits")
     with torch.no_grad():
         hits = run.model(torch.from_numpy(data.normalise(data.x_test))).argmax(1).numpy() == data.y_test
     assert run.training.test_accuracy == result.narrower[0].test_accuracy == pytest.approx(100 * hits.mean())
     assert result.narrower[0].test_accuracy > 20  # ten classes: chance is 10
-    assert run.training.width == 0.5
+    assert run.training.width_multiplier == 0.5
     wide = load_run(result.run_dir)
-    assert wide.training.width is None
+    assert wide.training.width_multiplier is None
     sizes = [sum(p.numel() for n, p in r.model.named_parameters() if ".conv" in n) for r in (run, wide)]
     assert 0.24 < sizes[0] / sizes[1] < 0.26
 
 
 def export(run: Path, bundle: Path, width: float, target: str = "onnx") -> Path:
-    arguments = [str(run), "-o", str(bundle), "--width", str(width), "--target", target, "--no-validate"]
+    arguments = [str(run), "-o", str(bundle), "--width-multiplier", str(width), "--target", target, "--no-validate"]
     done = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return bundle
@@ -102,9 +107,9 @@ def test_a_half_whose_mask_is_not_the_checkpoints_fails_validation(result: RunRe
 
 
 def test_a_width_that_was_not_trained_is_refused(result: RunResult, tmp_path: Path) -> None:
-    done = CliRunner().invoke(command, [str(result.run_dir), "-o", str(tmp_path / "b"), "--width", "0.75"])
+    done = CliRunner().invoke(command, [str(result.run_dir), "-o", str(tmp_path / "b"), "--width-multiplier", "0.75"])
     assert isinstance(done.exception, aurep.AurepError)
-    assert "was trained at width 0.5, 1, not 0.75" in str(done.exception)
+    assert "was trained at width multiplier 0.5, 1, not 0.75" in str(done.exception)
 
 
 def test_run_killed_in_search_and_in_finetuning_ends_as_an_uninterrupted_one(
@@ -133,11 +138,11 @@ def test_other_methods_train_widths_too(method: str, result: RunResult, tmp_path
     found = aurep.train(config(**overrides, search__range_weight=1e-5), tmp_path / "run")
     assert found.relu_count == BUDGET
     assert found.narrower[0].relu_count == kept_in_first_half(tmp_path / "run")
-    model = load_run(tmp_path / "run").at_width(0.5).model
+    model = load_run(tmp_path / "run").narrowed(0.5).model
     assert not any(module.blend for module in model.modules() if isinstance(module, HybridActivation))
 
 
 @pytest.mark.parametrize("widths", ["[0.5]", "[0.5, 0.5, 1.0]", "[0.0, 1.0]", "[1.5, 1.0]", "[]"])
 def test_widths_without_sense_are_refused(widths: str) -> None:
-    with pytest.raises(aurep.AurepError, match=r"search\.widths"):
-        tiny_config(search__widths=widths)
+    with pytest.raises(aurep.AurepError, match=r"search\.width_multipliers"):
+        tiny_config(search__width_multipliers=widths)
