@@ -5,23 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from safetensors.numpy import save_file
 
 from aurep.errors import AurepError
-from aurep.files import sha256
-from aurep.metadata import InputClaim, SiteClaim, TrainingClaim, coefficient_digest
+from aurep.metadata import InputClaim, SiteClaim
 from aurep.validators import validate
-from aurep.validators.checks.accuracy import Bounds, check_accuracy
 from aurep.validators.checks.localise import check_localise
-from aurep.validators.checks.sites import check_sites
 from aurep.validators.report import Report
-from aurep.validators.session import Session
 from aurep.validators.sites.recovery import recover_sites
 from tests.validators import graphs
 
@@ -54,19 +48,6 @@ def test_forms_that_compare_everywhere_pass_by_saying_so(form: str, tmp_path: Pa
     assert report.passed, report
     assert "saves nothing" in hint(report, "relu-count")
     assert failed(validate(folder, budget=20)) == {"relu-count"}
-
-
-@pytest.mark.parametrize("form", graphs.FORMS)
-@pytest.mark.parametrize("kept", [1, 143])
-def test_sites_are_recovered_bit_for_bit(form: str, kept: int) -> None:
-    made = graphs.hybrid(form, kept=kept)
-    site = recover_sites(made.model)["act"]
-    assert np.array_equal(site.mask, made.mask)
-    full = np.broadcast_to(made.coefficients[:, None, None], (*graphs.SHAPE, 3))
-    assert site.coefficients[~made.mask].tobytes() == full[~made.mask].tobytes()
-    assert site.has_digest(coefficient_digest(made.coefficients), 2) is not False
-    wrong = made.coefficients + np.float32(1)
-    assert site.has_digest(coefficient_digest(wrong), 2) is not True
 
 
 def set_domain(model: onnx.ModelProto) -> None:
@@ -256,90 +237,3 @@ def test_localise_names_the_first_site_that_differs(bundle: Path) -> None:
     sites = recover_sites(model)
     inputs = np.ones((2, *graphs.SHAPE), np.float32)
     assert check_localise(model, sites, inputs).measured == "after the last site"
-
-
-def checkpoint(folder: Path, made: graphs.Hybrid) -> Path:
-    folder.mkdir()
-    tensors = {"act.mask": made.mask, "act.coefficients": made.coefficients}
-    save_file(tensors, folder / "model.safetensors")
-    return folder
-
-
-def test_sites_equal_the_checkpoint(tmp_path: Path) -> None:
-    made, other = graphs.hybrid(), graphs.hybrid(seed=1)
-    run, recovered = checkpoint(tmp_path / "run", made), recover_sites(made.model)
-    metadata = graphs.claim(made, checkpoint=sha256(run / "model.safetensors"))
-    assert check_sites(recovered, metadata, run).passed
-    wrong = check_sites(recovered, metadata, checkpoint(tmp_path / "other", other))
-    assert "another checkpoint" in wrong.hint
-    assert "mask" in wrong.hint
-    swapped = graphs.Hybrid(made.model, made.mask, made.coefficients[::-1].copy())
-    wrong = check_sites(recovered, graphs.claim(made), checkpoint(tmp_path / "swapped", swapped))
-    assert "coefficients" in wrong.hint
-
-
-@pytest.mark.parametrize("content", [None, b"no tensors"])
-def test_a_run_without_a_checkpoint_is_wrong_usage(content: bytes | None, tmp_path: Path, bundle: Path) -> None:
-    if content is not None:
-        (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(AurepError, match=r"safetensors"):
-        validate(bundle, run=tmp_path)
-
-
-@pytest.fixture
-def toy(bundle: Path) -> tuple[Session, SimpleNamespace, InputClaim]:
-    """A session, ten images it classifies all right but two, and how they become inputs."""
-    model = onnx.load(bundle / "model.onnx")
-    images = np.random.default_rng(3).integers(0, 256, (10, *graphs.SHAPE), dtype=np.uint8)
-    claim = InputClaim(shape=graphs.SHAPE, mean=(0.5, 0.4, 0.3, 0.2), std=(0.1, 0.2, 0.3, 0.4))
-    scaled = (images / 255 - np.reshape(claim.mean or (), (4, 1, 1))) / np.reshape(claim.std or (), (4, 1, 1))
-    labels = graphs.reference(model, scaled.astype(np.float32)).argmax(1)
-    labels[:2] = (labels[:2] + 1) % graphs.CLASSES
-    return Session(model, "cpu"), SimpleNamespace(name="toy", x_test=images, y_test=labels), claim
-
-
-@pytest.mark.parametrize(
-    ("claimed", "teacher", "bounds", "passes"),
-    [
-        (None, None, Bounds(), True),
-        (80.0, None, Bounds(), True),
-        (91.0, None, Bounds(), False),
-        (None, None, Bounds(minimum=80.0), True),
-        (None, None, Bounds(minimum=80.5), False),
-        (None, 85.0, Bounds(max_drop=5.0), True),
-        (None, 85.0, Bounds(max_drop=4.9), False),
-        (85.0, None, Bounds(max_drop=4.9), False),
-        (None, None, Bounds(max_drop=50.0), False),
-    ],
-)
-def test_accuracy_bounds(
-    toy: tuple[Session, SimpleNamespace, InputClaim],
-    claimed: float | None,
-    teacher: float | None,
-    bounds: Bounds,
-    passes: bool,
-) -> None:
-    training = TrainingClaim(data="toy", test_accuracy=claimed, teacher_test_accuracy=teacher)
-    check = check_accuracy(*toy, training, bounds)
-    assert check.measured == 80.0
-    assert check.passed is passes, check
-
-
-def test_accuracy_through_validate(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (8, *graphs.SHAPE), dtype=np.uint8)
-    toy = SimpleNamespace(name="toy", x_test=images, y_test=np.zeros(8, np.int64))
-    monkeypatch.setattr("aurep.validators.checks.accuracy.load", lambda *_, **__: toy)
-    report = validate(bundle, data="toy", min_accuracy=100.0)
-    assert failed(report) == {"accuracy"}
-
-
-def test_an_accuracy_bound_needs_data(bundle: Path) -> None:
-    with pytest.raises(AurepError, match="--data"):
-        validate(bundle, min_accuracy=50)
-
-
-@pytest.mark.parametrize("bound", [{"min_accuracy": float("nan")}, {"max_accuracy_drop": float("inf")}])
-def test_a_bound_that_nothing_can_break_is_refused(bundle: Path, bound: dict[str, float]) -> None:
-    with pytest.raises(AurepError, match="finite number"):
-        validate(bundle, data="toy", **bound)

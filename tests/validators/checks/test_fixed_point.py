@@ -1,0 +1,47 @@
+"""Fixed point is simulated as the frameworks round, and overflow is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from aurep.errors import AurepError
+from aurep.frameworks import FixedPoint
+from aurep.validators import validate
+from aurep.validators.checks.fixed_point import simulate
+from aurep.validators.session import Session
+from tests.validators import graphs
+
+
+@pytest.mark.parametrize("text", ["64", "16:64", "64:32", "a:b", "64:0", "999:1"])
+def test_malformed_fixed_point(text: str) -> None:
+    with pytest.raises(AurepError, match="RING:FRACTION"):
+        FixedPoint.parse(text)
+
+
+@pytest.mark.parametrize(("text", "passes"), [("64:16", True), ("32:14", False), ("64:2", False)])
+def test_fixed_point_finds_overflow_and_coarse_rounding(text: str, passes: bool, bundle: Path) -> None:
+    """Values reach some tens: 64:16 leaves room, 32:14 leaves 2^3, and two fraction bits change classes."""
+    report = validate(bundle, fixed_point=text)
+    (check,) = [check for check in report.checks if check.name == "fixed-point"]
+    assert check.passed is passes, check
+
+
+def test_the_simulation_rounds_every_product(bundle: Path) -> None:
+    fraction = 3
+    simulated, probes = simulate(onnx.load(bundle / "model.onnx"), fraction)
+    inputs = np.round(np.random.default_rng(0).normal(size=(2, *graphs.SHAPE)) * 8).astype(np.float32) / 8
+    logits = Session(simulated, "cpu").run(inputs)
+    assert np.array_equal(logits * 2**fraction, np.round(logits * 2**fraction))
+    assert set(probes.values()) >= {"conv", "head", "act/Relu"}
+
+
+def test_targets_have_their_frameworks_defaults(tmp_path: Path) -> None:
+    made = graphs.hybrid()
+    report = validate(graphs.bundle(tmp_path / "b", made, graphs.claim(made, target="spu")))
+    (check,) = [check for check in report.checks if check.name == "fixed-point"]
+    assert check.passed
+    assert str(check.allowed).startswith("< 1.34e+08")  # 2^(63 - 36)
