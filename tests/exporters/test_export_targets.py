@@ -91,6 +91,8 @@ def test_comparisons_are_those_of_the_form(tmp_path: Path) -> None:
     sites = relu_sites(model)
     kept, total = sum(s.kept for s in sites), sum(s.elements for s in sites)
     assert counts == {"onnx": {"Relu": kept}, "mask": {"Relu": total}, "onnxruntime": {"Max": total}}
+    everywhere = {name for name, found in counts.items() if total in found.values()}
+    assert everywhere == {name for name, target in TARGETS.items() if target.framework.compares_everywhere}
 
 
 def test_secret_coefficients_change_no_shared_target() -> None:
