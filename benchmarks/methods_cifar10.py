@@ -23,7 +23,7 @@ from typing import Any
 from provenance import RESULTS, markdown_table, provenance
 from rich.console import Console
 
-from aurep.training.compare_page import Row
+from aurep.results import ComparisonRow
 
 SEEDS = (0, 1, 2)
 BUDGETS = ("20%", "5%", "2%")
@@ -137,7 +137,7 @@ def main() -> None:
         report(study, rows, [f"{v} at {b}" for b in budgets for v in variants if (v, b) not in there])
 
 
-def run(arguments: argparse.Namespace, variants: dict[str, list[str]], budgets: tuple[str, ...]) -> list[Row]:
+def run(arguments: argparse.Namespace, variants: dict[str, list[str]], budgets: tuple[str, ...]) -> list[ComparisonRow]:
     from aurep.training.compare import compare
     from aurep.training.config import parse_config
 
@@ -176,8 +176,8 @@ def report_norms(rows: list[dict[str, Any]]) -> None:
     print(text)
 
 
-def report(study: str, rows: list[Row], lost: list[str]) -> None:
-    from aurep.training.compare_page import chart
+def report(study: str, rows: list[ComparisonRow], lost: list[str]) -> None:
+    from aurep.training.plots import draw_comparison, svg
 
     facts = {**provenance(), "recipe": Path(__file__).with_suffix(".toml").read_text(), "seeds": SEEDS}
     facts |= {"rows": [asdict(row) for row in rows], "diverged_on_every_seed": lost}
@@ -187,8 +187,7 @@ def report(study: str, rows: list[Row], lost: list[str]) -> None:
     head += f"{', '.join(map(str, SEEDS))}; the teachers reach {rows[0].teacher_mean:.2f} % on test.\n"
     head += f"Command: `python benchmarks/methods_cifar10.py --data-dir DIR {study}`.\n\n"
     if study != "coefficients":
-        svg = chart(rows).replace("<svg ", "<svg xmlns='http://www.w3.org/2000/svg' ", 1)
-        (RESULTS / f"methods_cifar10_{study}.svg").write_text(svg + "\n")
+        (RESULTS / f"methods_cifar10_{study}.svg").write_text(svg(lambda axes: draw_comparison(axes, rows), 4.5))
         head += f"![accuracy over ReLUs kept](methods_cifar10_{study}.svg)\n\n"
     columns = ("ReLUs kept", "method", "degree", "val %", "test %", f"against {BASE[study]}, test")
     text = head + markdown_table(columns, [line(row, rows, BASE[study]) for row in sorted(rows, key=order)])
@@ -197,11 +196,11 @@ def report(study: str, rows: list[Row], lost: list[str]) -> None:
     print(text)
 
 
-def order(row: Row) -> tuple[float, ...]:
+def order(row: ComparisonRow) -> tuple[float, ...]:
     return -row.relu_count, -statistics.mean(row.val_accuracy)
 
 
-def line(row: Row, rows: list[Row], name: str) -> tuple[Any, ...]:
+def line(row: ComparisonRow, rows: list[ComparisonRow], name: str) -> tuple[Any, ...]:
     base = next((r for r in rows if r.method == name and r.budget == row.budget), None)
     gain = "-"
     if base is not None and base is not row:  # seed by seed, since a seed's runs share their teacher

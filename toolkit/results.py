@@ -1,11 +1,12 @@
-"""`run.json`: what a run ended with, written and read by one class.
+"""What runs ended with: `run.json`, written and read by one class, and a comparison's row over several of them.
 
-Beside it lies `budget.json`, its counts alone under the names that an exported model's budget has.
+Beside `run.json` lies `budget.json`, its counts alone under the names that an exported model's budget has.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -78,6 +79,33 @@ class RunResult(BaseModel):
         for name, keys in ((BUDGET, _BUDGET_KEYS), (FILE, None)):
             fields = self.model_dump(mode="json", include=keys)
             write_text(self.run_dir / name, json.dumps(fields, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """The runs of one method at one budget.
+
+    Args:
+        seeds, val_accuracy, test_accuracy: of the runs that ended; in percent.
+        diverged: seeds of the others.
+        mean, spread: of the test accuracy over seeds, with the sample deviation.
+        teacher_mean: test accuracy of the teachers.
+        seconds: of training, mean over seeds.
+    """
+
+    method: str
+    budget: str
+    relu_count: int
+    relu_total: int
+    degree: int
+    seeds: list[int]
+    diverged: list[int]
+    val_accuracy: list[float | None]
+    test_accuracy: list[float]
+    mean: float
+    spread: float
+    teacher_mean: float
+    seconds: float
 
 
 def result_file(run: Path) -> Path | None:

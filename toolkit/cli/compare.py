@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from aurep.training.compare_page import Row
+    from aurep.results import ComparisonRow
 
 
 @click.command("compare")
@@ -66,7 +66,7 @@ def _list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _table(rows: list[Row]) -> Any:
+def _table(rows: list[ComparisonRow]) -> Any:
     from rich.table import Column, Table
 
     heads = ("ReLUs", "degree", "teacher test %", "test %", "spread", "seconds")

@@ -25,7 +25,7 @@ def command() -> None:
 
     line("aurep", version("aurep"))
     line("python", f"{platform.python_version()} on {platform.platform()}")
-    for name in (*_PACKAGES, "onnxruntime-gpu", "onnxruntime"):
+    for name in (*_PACKAGES, "matplotlib", "onnxruntime-gpu", "onnxruntime"):
         try:
             line(name, version(name))
         except PackageNotFoundError:

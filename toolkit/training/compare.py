@@ -23,10 +23,10 @@ from rich.console import Console
 
 from aurep.errors import AurepError, Diverged
 from aurep.files import write_text
-from aurep.results import read_result
+from aurep.results import ComparisonRow, read_result
 from aurep.search import check_options
 from aurep.training.checkpoint import RunFolder
-from aurep.training.compare_page import Row, comparison_page
+from aurep.training.compare_page import comparison_page
 from aurep.training.config import Config, check_config, parse_config
 from aurep.training.runs import RunBusy, train, train_baseline
 
@@ -61,7 +61,7 @@ def compare(
     seeds: Sequence[int],
     console: Console | None = None,
     variants: Mapping[str, Sequence[str]] | None = None,
-) -> list[Row]:
+) -> list[ComparisonRow]:
     """Run what is missing, wait for what other workers run, and write the comparison.
 
     Args:
@@ -119,7 +119,9 @@ def cell_config(config: Config, cell: Cell, overrides: Sequence[str] | None = No
     return check_config(fields, origin)
 
 
-def summarise(folder: Path, methods: Sequence[str], budgets: Sequence[str], seeds: Sequence[int]) -> Iterator[Row]:
+def summarise(
+    folder: Path, methods: Sequence[str], budgets: Sequence[str], seeds: Sequence[int]
+) -> Iterator[ComparisonRow]:
     """A row per method and budget, from the finished runs."""
     for budget in budgets:
         for method in methods:
@@ -129,7 +131,7 @@ def summarise(folder: Path, methods: Sequence[str], budgets: Sequence[str], seed
                 continue
             runs = [read_result(cell.folder(folder)) for cell in ended]
             accuracy = [run.test_accuracy for run in runs]
-            yield Row(
+            yield ComparisonRow(
                 method=method,
                 budget=budget,
                 relu_count=runs[0].relu_count,
