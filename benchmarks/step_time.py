@@ -17,7 +17,6 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,12 +34,11 @@ from aurep.models import build_model
 from aurep.search import check_options, policy_class
 from aurep.search.masks import keep_top
 from aurep.surgery import hybrid_sites
-from aurep.training.checkpoint import RunFolder
 from aurep.training.config import Config, check_config
-from aurep.training.engine import Engine, Phase
 from aurep.training.optim import make_optimizer
-from aurep.training.progress import Progress
+from aurep.training.phase import Phase
 from aurep.training.setup import make_fabric
+from aurep.training.step import runner, train_step
 
 BUDGET = 12_900
 GOALS = {
@@ -111,7 +109,6 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace, layout: torch.memory_format = torch.channels_last) -> None:
         self.arguments, self.layout = arguments, layout
-        self.folder = RunFolder(Path(tempfile.mkdtemp()))
         torch.manual_seed(0)
         self.x = torch.randn(arguments.batch, 3, 32, 32, device=arguments.device).contiguous(memory_format=self.layout)
         self.y = torch.randint(10, (arguments.batch,), device=arguments.device)
@@ -151,19 +148,20 @@ class Bench:
             site.alpha.requires_grad_(searching)
         if sites and searching:
             policy = policy_class("autorep")(sites, BUDGET, check_options("autorep", OPTIONS), 0)
+            policy.start()
             groups = policy.parameter_groups()
         phase = Phase("search", model, config.search, teacher, policy)
-        engine = Engine(fabric, self.folder, config.train, Progress(None))
-        runner, optimizer = fabric.setup(engine._runner(model), make_optimizer(model, config.search, groups))
+        optimizer = make_optimizer(model, config.search, groups)
+        running, optimizer = fabric.setup(runner(model, config.train, fabric.world_size), optimizer)
 
         def step() -> None:
             with using(config.train.kernels):
-                engine._step(phase, runner, optimizer, self.x, self.y)
+                train_step(fabric, phase, running, optimizer, self.x, self.y)
                 if policy:
                     policy.after_step(0.5)
 
         with using(config.train.kernels):
-            saved = saved_bytes(lambda: runner(self.x), model) if config.train.compile == "no" else 0
+            saved = saved_bytes(lambda: running(self.x), model) if config.train.compile == "no" else 0
         return Variant(step, saved, [])
 
     def official(self, path: Path, teach: bool = False) -> Variant:

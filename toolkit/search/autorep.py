@@ -18,7 +18,7 @@ of the search with all elements kept; or, with initial = "uniform", at random in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -51,13 +51,14 @@ class AutoRep(Policy):
     """See the module docstring."""
 
     Options: ClassVar[type[BaseModel]] = AutoRepOptions
+    scores: SaliencyScores | None = None  # while they are measured
 
-    def __init__(self, sites: Sequence[HybridActivation], budget: int, options: AutoRepOptions, seed: int) -> None:
-        super().__init__(sites, budget, options, seed)
-        self.scores = SaliencyScores(sites, options.decay) if options.initial == "saliency" else None
-        draw = torch.Generator().manual_seed(seed)
-        for site in sites:
+    def start(self) -> None:
+        draw = torch.Generator().manual_seed(self.seed)
+        for site in self.sites:
             site.alpha.data.copy_(torch.rand(site.shape, generator=draw))
+        if self.options.initial == "saliency":
+            self.scores = SaliencyScores(self.sites, self.options.decay)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [site.alpha for site in self.sites], "lr": self.options.alpha_lr}]
@@ -96,12 +97,8 @@ class AutoRep(Policy):
         parts = torch.split((ranks + 0.5) / self.total, [site.mask.numel() for site in self.sites])
         for site, part in zip(self.sites, parts, strict=True):
             site.alpha.copy_(part.view(site.shape))
-        self._stop_scoring()
-
-    def _stop_scoring(self) -> None:
-        if self.scores is not None:
-            self.scores.close()
-            self.scores = None
+        scores.close()
+        self.scores = None
 
     def finish(self) -> None:
         if self.scores is not None:
@@ -112,10 +109,9 @@ class AutoRep(Policy):
         return {"scores": self.scores.state_dict()} if self.scores is not None else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if self.scores is not None and "scores" in state:
+        if "scores" in state:
+            self.scores = SaliencyScores(self.sites, self.options.decay)
             self.scores.load_state_dict(state["scores"])
-        else:
-            self._stop_scoring()
 
 
 def _straight_through(site: HybridActivation) -> Tensor:

@@ -80,7 +80,11 @@ class Layerwise(Policy):
         super().__init__(sites, budget, options, seed)
         early_first = list(range(len(sites)))
         self.order = early_first if options.keep == "early" else early_first[::-1]
-        self.scores = SaliencyScores(sites, options.decay) if options.keep == "sensitive" else None
+        self.scores: SaliencyScores | None = None  # while they are measured
+
+    def start(self) -> None:
+        if self.options.keep == "sensitive":
+            self.scores = SaliencyScores(self.sites, self.options.decay)
 
     def penalty(self) -> Tensor | None:
         return self.scores.probe() if self.scores is not None else None
@@ -117,8 +121,6 @@ class Layerwise(Policy):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.order = list(state["order"])
-        if self.scores is not None and state["scores"] is not None:
+        if state["scores"] is not None:
+            self.scores = SaliencyScores(self.sites, self.options.decay)
             self.scores.load_state_dict(state["scores"])
-        elif self.scores is not None:
-            self.scores.close()
-            self.scores = None

@@ -15,8 +15,10 @@ from aurep.search.masks import total_elements
 class Policy:
     """One search method, living from the start of the search to its end. It does nothing but keep every element.
 
-    A policy may hook its sites (and, in `watch`, the teacher's activations), and removes its hooks in `finish`. A hook
-    acts only on sites in training mode: validation runs through the same modules.
+    Making one changes nothing. Then follow `watch` where `uses_teacher`, and either `start` or, in a resume,
+    `load_state_dict`: from there on the policy moves masks, alpha and blend, and may hook its sites (and, in `watch`,
+    the teacher's activations). It removes its hooks in `finish`. A hook acts only on sites in training mode: validation
+    runs through the same modules.
     """
 
     Options: ClassVar[type[BaseModel]]  # of [search.options]; unknown keys are refused
@@ -24,12 +26,15 @@ class Policy:
     uses_teacher: ClassVar[bool] = False  # wants `watch`, and the teacher to run in every step, after the student
 
     def __init__(self, sites: Sequence[HybridActivation], budget: int, options: Any, seed: int) -> None:
-        """Take over `sites` (all kept), to end with exactly `budget` elements kept."""
+        """To end with exactly `budget` elements of `sites` kept. Raises AurepError for options that do not fit them."""
         self.sites, self.budget, self.options, self.seed = sites, budget, options, seed
         self.total = total_elements(sites)
 
     def watch(self, teacher: nn.Module, activations: Sequence[nn.Module]) -> None:
-        """Called once, before any step, where `uses_teacher`: modules whose outputs are the teacher's, site by site."""
+        """Called once, before all else, where `uses_teacher`: modules whose outputs are the teacher's, site by site."""
+
+    def start(self) -> None:
+        """Take over the sites, all kept, for a new search."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimiser groups of parameters that only the search trains."""
@@ -55,4 +60,4 @@ class Policy:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`, which may lie on the CPU. Called on a new policy that has watched its teacher."""
+        """Go on from `state`, which may lie on the CPU, instead of `start`; alpha and masks are loaded already."""

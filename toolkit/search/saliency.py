@@ -13,14 +13,13 @@ Layers differ in the scale of their scores. With the exponent `equalise` = p, th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from aurep.activation import HybridActivation
 from aurep.search.masks import keep_top, scheduled_count
 from aurep.search.policy import Policy
 from aurep.search.scores import SaliencyScores
@@ -43,10 +42,10 @@ class Saliency(Policy):
     """See the module docstring."""
 
     Options: ClassVar[type[BaseModel]] = SaliencyOptions
+    scores: SaliencyScores  # once started
 
-    def __init__(self, sites: Sequence[HybridActivation], budget: int, options: SaliencyOptions, seed: int) -> None:
-        super().__init__(sites, budget, options, seed)
-        self.scores = SaliencyScores(sites, options.decay)
+    def start(self) -> None:
+        self.scores = SaliencyScores(self.sites, self.options.decay)
 
     def penalty(self) -> Tensor:
         return self.scores.probe()
@@ -71,6 +70,7 @@ class Saliency(Policy):
         return self.scores.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.start()
         self.scores.load_state_dict(state)
 
 

@@ -27,7 +27,9 @@ from aurep.distributed import rank_count, sum_over_ranks
 
 
 class SaliencyScores:
-    """Scores of all elements of `sites`, fed by hooks in every training step; `values` has one tensor per site.
+    """Scores of all elements of `sites`, fed by hooks in every training step until `close`.
+
+    `values` has one tensor per site.
 
     Args:
         decay: weight of the past in the running average.

@@ -72,13 +72,15 @@ class Senet(Policy):
     def watch(self, teacher: nn.Module, activations: Sequence[nn.Module]) -> None:
         eta = self._sensitivities(teacher, activations)
         self.layer_budgets = water_fill([site.mask.numel() for site in self.sites], eta, self.budget)
-        draw = torch.Generator().manual_seed(self.seed)
-        self._keep([torch.rand(site.shape, generator=draw).to(site.mask.device) for site in self.sites])
         for k, (site, activation) in enumerate(zip(self.sites, activations, strict=True)):
             self._hooks += [
                 site.register_forward_hook(lambda m, _, y, k=k: self._seen(k, m, y)),
                 activation.register_forward_hook(lambda _m, _, y, k=k: self._compare(k, y)),
             ]
+
+    def start(self) -> None:
+        draw = torch.Generator().manual_seed(self.seed)
+        self._keep([torch.rand(site.shape, generator=draw).to(site.mask.device) for site in self.sites])
 
     def _sensitivities(self, teacher: nn.Module, activations: Sequence[nn.Module]) -> Sequence[float]:
         eta: list[float] | None = self.options.eta

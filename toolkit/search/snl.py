@@ -45,7 +45,9 @@ class Snl(Policy):
     def __init__(self, sites: Sequence[HybridActivation], budget: int, options: SnlOptions, seed: int) -> None:
         super().__init__(sites, budget, options, seed)
         self.strength, self.lowest = options.penalty, self.total
-        for site in sites:
+
+    def start(self) -> None:
+        for site in self.sites:
             site.alpha.data.fill_(1.0)
         self._blend(True)
 

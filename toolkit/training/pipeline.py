@@ -24,10 +24,11 @@ from aurep.search import Policy, check_options, policy_class
 from aurep.surgery import add_narrower, fit_polynomials, hybrid_sites, narrower, relu_sites, tap_activations
 from aurep.training.checkpoint import RunFolder, load_weights, portable, read_weights, save_weights
 from aurep.training.config import Config, StudentConfig
-from aurep.training.engine import Engine, Phase, derive
+from aurep.training.engine import Engine, derive
 from aurep.training.finishing import measure, write_run
 from aurep.training.loaders import LAYOUT, evaluation_loader, training_loader
 from aurep.training.losses import student_terms
+from aurep.training.phase import Phase
 from aurep.training.progress import Progress
 from aurep.training.setup import build_network, make_fabric, prepare_student, read_data
 
@@ -125,13 +126,10 @@ class Pipeline:
         student.requires_grad_(True)
         if state is None:
             self._refit(student)
-        masks = portable(student) if state is not None else None
         policy = self._policy(student)
         taught, activations = self._watched(teacher, student, config, policy.uses_teacher)
         if policy.uses_teacher and taught is not None:
             policy.watch(taught, activations)
-        if masks is not None:
-            load_weights(student, masks, self.folder.weights)  # a policy starts afresh; the checkpoint knows better
         phase = Phase("search", student, config, taught, policy, upkeep=self._refit, upkeeps=config.refits)
         self._fit(engine, phase, activations, state)
 

@@ -42,6 +42,7 @@ class Search:
     options: dict[str, Any] | None = None
     epochs: int = 2
     steps: int = 3  # per epoch
+    start: bool = True  # else the test loads a state instead
 
     def __post_init__(self) -> None:
         self.teacher: nn.Module = network().eval().requires_grad_(False)
@@ -53,6 +54,8 @@ class Search:
         if self.policy.uses_teacher:
             self.teacher, activations = tap_activations(self.teacher, ("relu",), [site.site for site in self.sites])
             self.policy.watch(self.teacher, activations)
+        if self.start:
+            self.policy.start()
         groups = self.policy.parameter_groups()
         trained = {id(p) for group in groups for p in group["params"]}
         for site in self.sites:

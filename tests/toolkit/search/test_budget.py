@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aurep
-from aurep.search import POLICIES, check_options
+from aurep.search import POLICIES, check_options, policy_class
+from aurep.surgery import hybrid_sites
 from aurep.training.config import parse_config
-from tests.toolkit.search.searching import SIZES, TOTAL, Search
+from tests.toolkit.search.searching import SIZES, TOTAL, Search, network
 
 METHODS = list(POLICIES)
 DIGITS_TOTAL = 960  # ResNet-9 of width 4 on 8x8
@@ -71,9 +72,18 @@ def test_cubic_schedule_is_exact_at_every_step(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_making_a_policy_changes_nothing(method: str) -> None:
+    student = aurep.prepare(network(), torch.zeros(1, 1, 6, 6))
+    before = copy.deepcopy(student.state_dict())
+    policy_class(method)(hybrid_sites(student), 25, check_options(method, {}), 7)
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    assert not any(site.blend or site._forward_hooks or site._forward_pre_hooks for site in hybrid_sites(student))
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("stop", [2, 3, 7])
 def test_state_carries_all_that_a_resume_needs(method: str, stop: int) -> None:
-    """Through torch.save, as a checkpoint does, and with a policy that set its own start first."""
+    """Through torch.save, as a checkpoint does."""
     options = {"initial": "saliency", "scoring": 0.5} if method == "autorep" else {}
     whole = Search(method, 25, options=options, epochs=4).run(stop=stop)
     stream = io.BytesIO()
@@ -81,7 +91,7 @@ def test_state_carries_all_that_a_resume_needs(method: str, stop: int) -> None:
     optimizer = copy.deepcopy(whole.optimizer.state_dict())
     whole.run(start=stop)
     stored: dict[str, Any] = torch.load(io.BytesIO(stream.getvalue()), weights_only=True)
-    resumed = Search(method, 25, options=options, epochs=4)
+    resumed = Search(method, 25, options=options, epochs=4, start=False)
     resumed.student.load_state_dict(stored["student"])
     resumed.optimizer.load_state_dict(optimizer)
     resumed.policy.load_state_dict(stored["policy"])

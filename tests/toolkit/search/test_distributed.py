@@ -18,12 +18,12 @@ import aurep
 from aurep.search import POLICIES
 from aurep.surgery import hybrid_sites, narrower
 from aurep.training.config import parse_config
-from aurep.training.engine import Engine
+from aurep.training import engine
 
-step, seen = Engine._step, []
+step, seen = engine.train_step, []
 
-def agreeing(self, phase, *rest):
-    found = step(self, phase, *rest)
+def agreeing(fabric, phase, *rest):
+    found = step(fabric, phase, *rest)
     seen[:] = [phase.model]
     if phase.policy:
         for site in hybrid_sites(phase.model):
@@ -34,7 +34,7 @@ def agreeing(self, phase, *rest):
                 assert torch.equal(low, high), (phase.policy, site.site)
     return found
 
-Engine._step = agreeing
+engine.train_step = agreeing
 folder = Path(sys.argv[1])
 recipe = (folder / "tiny.toml").read_text()
 aurep.train(parse_config(recipe, "test", ["search.epochs=0"]), folder / "teacher")
