@@ -28,7 +28,11 @@ def runner(model: nn.Module, options: TrainConfig, ranks: int) -> nn.Module:
 
 
 def train_step(fabric: Fabric, phase: Phase, model: nn.Module, optimizer: Any, x: Tensor, y: Tensor) -> Tensor:
-    """Run `model` (the phase's, or what runs in its place) on a batch and step; (loss * n, correct, n), on the device."""
+    """Run `model` (the phase's, or what runs in its place) on a batch, and step.
+
+    Returns:
+        (loss * n, correct, n), on the device.
+    """
     logits = model(x)
     with fabric.autocast():
         others = [narrow(x) for narrow in phase.narrower]
