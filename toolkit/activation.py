@@ -15,6 +15,9 @@ S_k = sum_n g x^k per element and g = dL/dy:
 
 the last being the straight-through estimator of AutoReP (Peng et al., ICCV 2023) for the indicator parameters alpha.
 
+Once `normalise` was called, what is trained are factors over batch-normalised powers (see `aurep.powers`): in training
+mode c is made of them and the batch's statistics, in eval mode it is `coefficients`, which `follow` keeps up to date.
+
 While `blend` is set, alpha is a real factor instead and the mask plays no part (SNL, Cho et al., ICML 2022):
 
     y = alpha relu(x) + (1 - alpha) p(x),    with its true gradients.
@@ -33,10 +36,12 @@ from aurep.errors import AurepError
 from aurep.kernels import Needs, kernels_for
 from aurep.kernels.eager import columns, widen
 from aurep.polynomial import check_degree, dapa
+from aurep.powers import MOMENTUM, fold, power_statistics, unfold
 
 
 class HybridActivation(nn.Module):
     """One site. State: `mask` (bool, shape), `alpha` (fp32, shape), `coefficients` (fp32, ascending; none at degree 0).
+    While it is normalised also `factors` (of the coefficients' shape) and running `statistics` (2 * degree, C).
 
     Args:
         shape: activation shape without the batch: (C, H, W), (F,), or any (C, ...).
@@ -48,6 +53,7 @@ class HybridActivation(nn.Module):
     """
 
     mask: Tensor
+    statistics: Tensor | None
 
     def __init__(self, shape: tuple[int, ...], degree: int = 2, site: str = "relu", per_element: bool = False) -> None:
         super().__init__()
@@ -61,6 +67,9 @@ class HybridActivation(nn.Module):
         rows = self.shape if per_element else self.shape[:1]
         start = dapa(torch.zeros(rows), torch.ones(rows), degree) if degree else None
         self.coefficients = nn.Parameter(start) if start is not None else None
+        self.factors: nn.Parameter | None = None
+        self.register_buffer("statistics", None)
+        self._seen: Tensor | None = None  # statistics of the last training batch, until `follow`
 
     def forward(self, x: Tensor) -> Tensor:
         """x of shape (N, *shape) -> same shape and dtype. Changes no state, in train or eval."""
@@ -75,7 +84,15 @@ class HybridActivation(nn.Module):
             wide = widen(x)
             fallback = self.polynomial(wide)
             return (fallback + self.alpha * (wide.relu() - fallback)).to(x.dtype)
-        return _hybrid(x, self.mask, self.alpha, self.coefficients)
+        return _hybrid(x, self.mask, self.alpha, self._effective(x))
+
+    def _effective(self, x: Tensor) -> Tensor | None:
+        """The coefficients that x is to be computed with."""
+        if not self.training or self.factors is None:
+            return self.coefficients
+        statistics = power_statistics(x, self.degree)
+        self._seen = statistics.detach()
+        return fold(self.factors, statistics)
 
     def polynomial(self, x: Tensor) -> Tensor:
         """p(x) at all elements, for x of shape (N, *shape); x itself at degree 0."""
@@ -117,6 +134,37 @@ class HybridActivation(nn.Module):
             expected, found = tuple(self.coefficients.shape), tuple(coefficients.shape)
             raise AurepError(f"site {self.site} needs coefficients of shape {expected}, got {found}.")
         self.coefficients.copy_(coefficients)
+        if self.factors is not None and self.statistics is not None:
+            self.factors.copy_(unfold(self.coefficients, self.statistics))
+
+    @torch.no_grad()
+    def normalise(self, statistics: Tensor) -> None:
+        """Train factors over normalised powers from now on, from the present polynomial on; nothing at degree 0.
+
+        Args:
+            statistics: (2 * degree, C), of inputs such as the site will see (see `aurep.powers`).
+        """
+        if self.coefficients is None:
+            return
+        self.statistics = statistics.to(self.coefficients)
+        self.factors = nn.Parameter(unfold(self.coefficients, self.statistics))
+        self.coefficients.requires_grad_(False)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Called after every optimiser step: statistics take in the last batch's, coefficients follow the factors."""
+        if self.coefficients is None or self.factors is None or self.statistics is None:
+            return
+        if self._seen is not None:
+            self.statistics.lerp_(self._seen.to(self.statistics), MOMENTUM)
+            self._seen = None
+        self.coefficients.copy_(fold(self.factors, self.statistics))
+
+    def settle(self) -> None:
+        """Back to plain coefficients, such as evaluation has used all along."""
+        if self.coefficients is not None and self.factors is not None:
+            self.factors = self.statistics = self._seen = None
+            self.coefficients.requires_grad_(True)
 
     def extra_repr(self) -> str:
         return f"site={self.site!r}, shape={self.shape}, degree={self.degree}, kept={int(self.mask.sum())}"
