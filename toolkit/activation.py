@@ -80,11 +80,12 @@ class HybridActivation(nn.Module):
             )
         if torch.onnx.is_in_onnx_export():
             return self._symbolic(x)
+        coefficients = self._effective(x)
         if self.blend:
             wide = widen(x)
-            fallback = self.polynomial(wide)
+            fallback = _polynomial(coefficients, wide)
             return (fallback + self.alpha * (wide.relu() - fallback)).to(x.dtype)
-        return _hybrid(x, self.mask, self.alpha, self._effective(x))
+        return _hybrid(x, self.mask, self.alpha, coefficients)
 
     def _effective(self, x: Tensor) -> Tensor | None:
         """The coefficients that x is to be computed with."""
@@ -96,12 +97,7 @@ class HybridActivation(nn.Module):
 
     def polynomial(self, x: Tensor) -> Tensor:
         """p(x) at all elements, for x of shape (N, *shape); x itself at degree 0."""
-        if self.coefficients is None:
-            return x
-        *lower, y = columns(self.coefficients, x.dtype, x.dim() - 1)
-        for constant in reversed(lower):
-            y = torch.addcmul(constant, y, x)
-        return y
+        return _polynomial(self.coefficients, x)
 
     def _symbolic(self, x: Tensor) -> Tensor:
         """One node `ai.aurep::HybridActivation` per site, which the exporter expands into the target's form."""
@@ -168,6 +164,15 @@ class HybridActivation(nn.Module):
 
     def extra_repr(self) -> str:
         return f"site={self.site!r}, shape={self.shape}, degree={self.degree}, kept={int(self.mask.sum())}"
+
+
+def _polynomial(coefficients: Tensor | None, x: Tensor) -> Tensor:
+    if coefficients is None:
+        return x
+    *lower, y = columns(coefficients, x.dtype, x.dim() - 1)
+    for constant in reversed(lower):
+        y = torch.addcmul(constant, y, x)
+    return y
 
 
 def _hybrid(x: Tensor, mask: Tensor, alpha: Tensor, coefficients: Tensor | None) -> Tensor:

@@ -6,4 +6,8 @@ class AurepError(Exception):
 
 
 class Diverged(AurepError):
-    """A loss became NaN or infinite."""
+    """Training failed: a loss became NaN or infinite. The command line exits with 1."""
+
+
+class Collapsed(Diverged):
+    """A student ended at chance, or far below its teacher."""

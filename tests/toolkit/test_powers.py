@@ -27,9 +27,7 @@ def inputs(shape: tuple[int, ...], seed: int, images: int = 6) -> Tensor:
 
 def normalised(power: Tensor) -> Tensor:
     others = (0, *range(2, power.dim()))
-    return (power - power.mean(others, keepdim=True)) / (
-        power.var(others, correction=0, keepdim=True) + EPSILON
-    ).sqrt()
+    return (power - power.mean(others, keepdim=True)) / (power.var(others, correction=0, keepdim=True) + EPSILON).sqrt()
 
 
 def definition(factors: Tensor, x: Tensor) -> Tensor:

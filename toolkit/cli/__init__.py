@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from aurep.cli import compare, demo, doctor, export, handoff, inspect, recipes, train, validate
-from aurep.errors import AurepError
+from aurep.errors import AurepError, Diverged
 
 
 class _Group(click.Group):
@@ -23,11 +23,13 @@ class _Group(click.Group):
         except (AurepError, OSError, MemoryError) as error:
             if ctx.obj["debug"] or isinstance(error, BrokenPipeError):
                 raise
-            raise _Sentence(str(error) or type(error).__name__) from None
+            raise _Sentence(str(error) or type(error).__name__, 1 if isinstance(error, Diverged) else 2) from None
 
 
 class _Sentence(click.ClickException):
-    exit_code = 2
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
     def show(self, file: Any = None) -> None:
         click.echo(f"aurep: {self.message}", err=True, file=file)

@@ -7,7 +7,14 @@
 from aurep.surgery.fusion import fuse
 from aurep.surgery.norms import sync_norms
 from aurep.surgery.preparation import prepare, tap_activations
-from aurep.surgery.sites import fit_polynomials, hybrid_sites, relu_sites, set_mask
+from aurep.surgery.sites import (
+    fit_polynomials,
+    hybrid_sites,
+    normalise_like,
+    normalise_polynomials,
+    relu_sites,
+    set_mask,
+)
 from aurep.surgery.slimming import Narrow, add_narrower, narrowed, narrower
 
 __all__ = [
@@ -18,6 +25,8 @@ __all__ = [
     "hybrid_sites",
     "narrowed",
     "narrower",
+    "normalise_like",
+    "normalise_polynomials",
     "prepare",
     "relu_sites",
     "set_mask",

@@ -70,7 +70,10 @@ class NormedActivation(nn.Module):
         alike = residual is None or (residual.dtype == z.dtype and residual.shape == z.shape)
         several = z.numel() > z.shape[1]  # of a single value per channel there is no variance: the norm says so
         inside = all(m.training for m in modules) and tuple(z.shape[1:]) == self.site.shape
-        return inside and alike and several and not (hooked or self.site.blend or torch.compiler.is_compiling())
+        plain = (
+            not self.site.blend and self.site.factors is None
+        )  # factors need the statistics of u before they meet it
+        return inside and alike and several and plain and not (hooked or torch.compiler.is_compiling())
 
 
 class NormedFunction(torch.autograd.Function):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -14,6 +14,7 @@ from aurep.budget import ReluSite
 from aurep.errors import AurepError
 from aurep.modes import evaluating
 from aurep.polynomial import Fit, Moments
+from aurep.powers import power_statistics
 
 
 def hybrid_sites(model: nn.Module) -> list[HybridActivation]:
@@ -55,17 +56,46 @@ def fit_polynomials(
         AurepError: no batch, or a batch that makes an activation infinite or NaN.
     """
     moments = {site: Moments(site.shape, site.per_element) for site in hybrid_sites(model) if site.degree}
-    hooks = [site.register_forward_pre_hook(lambda m, args: moments[m].add(args[0])) for site in moments]
-    device = next(model.parameters()).device
-    try:
-        with evaluating(model):
-            for batch in islice(batches, max_batches):
-                model((batch[0] if isinstance(batch, list | tuple) else batch).to(device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    _show(model, islice(batches, max_batches), moments, lambda site, x: moments[site].add(x))
     for site, seen in moments.items():
         fitted = seen.fit(site.degree, method)
         if not bool(torch.isfinite(fitted).all()):
             raise AurepError(f"site {site.site} sees infinite or NaN inputs; check the weights and the data's scale.")
         site.set_coefficients(fitted)
+
+
+@torch.no_grad()
+def normalise_polynomials(model: nn.Module, batches: Iterable[Any], max_batches: int | None = None) -> None:
+    """Train the polynomials of `model` over normalised powers from now on, by the statistics of `batches`.
+
+    Arguments as of `fit_polynomials`; the network computes what it did before (see `aurep.powers`).
+    """
+    seen: dict[HybridActivation, list[Tensor]] = {site: [] for site in hybrid_sites(model) if site.degree}
+    _show(model, islice(batches, max_batches), seen, lambda m, x: seen[m].append(power_statistics(x, m.degree)))
+    for site, statistics in seen.items():
+        site.normalise(torch.stack(statistics).mean(0))
+
+
+def normalise_like(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Make room in `model` for the factors that `weights`, a state of the same network, has."""
+    for path, site in model.named_modules():
+        if isinstance(site, HybridActivation) and f"{path}.factors" in weights:
+            site.normalise(weights[f"{path}.statistics"])
+
+
+def _show(
+    model: nn.Module,
+    batches: Iterable[Any],
+    sites: Iterable[HybridActivation],
+    look: Callable[[HybridActivation, Tensor], None],
+) -> None:
+    """Run `model` in eval mode on `batches`; `look` sees each of the sites' inputs."""
+    hooks = [site.register_forward_pre_hook(lambda m, args: look(m, args[0])) for site in sites]
+    device = next(model.parameters()).device
+    try:
+        with evaluating(model):
+            for batch in batches:
+                model((batch[0] if isinstance(batch, list | tuple) else batch).to(device))
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -120,7 +120,7 @@ class PhaseConfig(_Section):
     label_smoothing: Fraction = 0.0
     bias_lr: Rate = 1.0  # rate of the batch norms' biases, as a multiple of lr
     ema: Fraction = 0.0  # decay per step of a running average of the weights, which is what counts; 0: none
-    clip_norm: Weight = 0.0  # of the weights' gradient; 0: no clipping
+    clip_norm: Weight = 0.0  # of the gradient of weights and polynomials; 0: no clipping
 
 
 class BaselineConfig(PhaseConfig):
@@ -142,8 +142,10 @@ class StudentConfig(PhaseConfig):
     kd_weight: Weight = 1.0
     temperature: Rate = 4.0
     pram_weight: Weight = 0.0  # of the teacher's attention maps; SENet finetunes with 1000
-    range_weight: Weight = 0.0  # of mean((x / range_limit)^10) at replaced elements; PILLAR has 5e-5
-    range_limit: Rate = 4.8
+    range_weight: Weight = 0.01  # of a penalty on inputs further than `range_limit` deviations from their mean
+    range_limit: Rate = 6.0
+    normalise: bool = True  # train polynomials over batch-normalised powers (AESPA): deep networks collapse without
+    clip_norm: Weight = 1.0  # a batch with an outlier shall not decide a step alone
 
 
 class SearchConfig(StudentConfig):

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from aurep.budget import ReluBudget
 from aurep.data.loader import Loader
-from aurep.errors import Diverged
+from aurep.errors import Collapsed, Diverged
 from aurep.kernels import using
 from aurep.modes import evaluating
 from aurep.surgery import hybrid_sites, relu_sites
 from aurep.training.checkpoint import RunFolder
+from aurep.training.collapse import LargestInputs
 from aurep.training.config import TrainConfig
 from aurep.training.metrics import EpochRow, write_metrics
 from aurep.training.optim import make_optimizer, set_learning_rate
@@ -71,6 +72,7 @@ class Engine:
 
         Raises:
             Diverged: the loss became NaN or infinite.
+            Collapsed: the phase ends far below `phase.standard`.
             Stopped: SIGTERM or SIGINT came; the checkpoint is written.
         """
         work = self._begin(phase, state)
@@ -81,11 +83,9 @@ class Engine:
                 if phase.policy:
                     phase.policy.after_epoch(epoch)
                 with work.outcome.judged():
-                    networks = (phase.model, *phase.narrower)
-                    accuracies = [evaluate(each, val) for each in networks] if val is not None and len(val) else []
-                    accuracies = self.fabric.broadcast(accuracies)  # one verdict for all ranks
+                    accuracies, inputs = self._validate(phase, val)
                     work.outcome.offer(accuracies)
-                self._record(work, accuracies)
+                self._record(work, accuracies, inputs)
                 work.counters = Counters(epoch=epoch + 1)
                 self._save(work)
                 if stop.received:
@@ -93,12 +93,35 @@ class Engine:
         work.outcome.settle()
         if phase.policy:
             phase.policy.finish()
+        self._check_standing(phase)
+
+    def _validate(self, phase: Phase, val: Loader | None) -> tuple[list[float], dict[str, float]]:
+        """Accuracies per width, and the largest input of every site; empty without a validation split."""
+        if val is None or not len(val):
+            return [], {}
+        with LargestInputs(hybrid_sites(phase.model)) as largest:
+            first = evaluate(phase.model, val)
+        accuracies = [first, *(evaluate(narrow, val) for narrow in phase.narrower)]
+        verdict: tuple[list[float], dict[str, float]] = self.fabric.broadcast((accuracies, largest.values))
+        return verdict  # one for all ranks
+
+    def _check_standing(self, phase: Phase) -> None:
+        """A student that the phase leaves collapsed is no result; after the search one may still be on its way."""
+        own = [row for row in self.rows if row["phase"] == phase.name]
+        if phase.standard is None or not own:
+            return
+        best = max(own, key=_accuracy) if phase.choose_best else own[-1]
+        lost = phase.name == "finetune" or phase.standard.exploded(own[-1]["inputs"])
+        if lost and phase.standard.collapsed(_accuracy(best)):
+            raise Collapsed(phase.standard.verdict(phase.name, _accuracy(best), own[-1]["inputs"]))
 
     def _begin(self, phase: Phase, state: dict[str, Any] | None) -> Work:
         """The phase before its first step, or where `state` left it."""
         policy_groups = phase.policy.parameter_groups() if phase.policy else []
         for site in hybrid_sites(phase.model):
             site.alpha.requires_grad_(any(p is site.alpha for group in policy_groups for p in group["params"]))
+            if site.coefficients is not None:
+                site.coefficients.requires_grad_(site.factors is None)
         optimizer = make_optimizer(phase.model, phase.config, policy_groups)
         if state is not None:
             optimizer.load_state_dict(state["optimizer"])
@@ -144,7 +167,7 @@ class Engine:
         counters.totals = totals.tolist()
         counters.seconds = before + time.perf_counter() - started
 
-    def _record(self, work: Work, accuracies: Sequence[float]) -> None:
+    def _record(self, work: Work, accuracies: Sequence[float], inputs: dict[str, float]) -> None:
         phase, counters = work.phase, work.counters
         totals = torch.tensor(counters.totals, dtype=torch.float64, device=self.fabric.device)
         totals = torch.as_tensor(self.fabric.all_reduce(totals, reduce_op="sum"))
@@ -160,12 +183,15 @@ class Engine:
             "relu_count": ReluBudget.of(sites).relu_count if sites else None,
             "seconds": counters.seconds,
             "images_per_second": seen / counters.seconds,
+            "inputs": inputs,
         }
         if phase.narrower:
             found = zip(phase.narrower, accuracies[1:], strict=False)  # none without a validation split
             row["narrower"] = {f"{narrow.width_multiplier:g}": accuracy for narrow, accuracy in found}
         self.rows.append(row)
         self.progress.epoch(row, phase.config.epochs)
+        if phase.standard is not None and phase.standard.collapsed(_accuracy(row)):
+            self.progress.say(f"Warning: {phase.standard.verdict(phase.name, _accuracy(row), inputs)}")
 
     def _save(self, work: Work) -> None:
         policy = work.phase.policy
@@ -198,6 +224,11 @@ def evaluate(model: nn.Module, loader: Loader) -> float:
             seen += len(y)
         correct = int(torch.stack(hits).sum())
     return 100 * correct / seen
+
+
+def _accuracy(row: EpochRow) -> float:
+    """On the validation split, in training where there is none."""
+    return row["train_accuracy"] if row["val_accuracy"] is None else row["val_accuracy"]
 
 
 def _is_due(step: int, steps: int, times: int) -> bool:

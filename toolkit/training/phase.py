@@ -9,6 +9,7 @@ from torch import nn
 
 from aurep.search import Policy
 from aurep.surgery import Narrow
+from aurep.training.collapse import Standard
 from aurep.training.config import PhaseConfig
 from aurep.training.losses import LossTerm
 
@@ -26,6 +27,7 @@ class Phase:
         terms: added to the loss.
         upkeep: done to the model `upkeeps` times, evenly spread over the phase's steps.
         choose_best: end with the epoch of highest validation accuracy (mean with `narrower`'s) instead of the last.
+        standard: what `model` is held to after every epoch; None: nothing.
         narrower: `model` at smaller widths, which share its weights: in every step the loss of each is added.
     """
 
@@ -38,4 +40,5 @@ class Phase:
     upkeep: Callable[[nn.Module], None] | None = None
     upkeeps: int = 0
     choose_best: bool = False
+    standard: Standard | None = None
     narrower: Sequence[Narrow] = ()

@@ -21,10 +21,20 @@ from aurep.data.loader import Loader
 from aurep.errors import AurepError
 from aurep.results import RunResult
 from aurep.search import Policy, check_options, policy_class
-from aurep.surgery import add_narrower, fit_polynomials, hybrid_sites, narrower, relu_sites, tap_activations
+from aurep.surgery import (
+    add_narrower,
+    fit_polynomials,
+    hybrid_sites,
+    narrower,
+    normalise_like,
+    normalise_polynomials,
+    relu_sites,
+    tap_activations,
+)
 from aurep.training.checkpoint import RunFolder, load_weights, portable, read_weights, save_weights
+from aurep.training.collapse import LargestInputs, Standard, standard
 from aurep.training.config import Config, StudentConfig
-from aurep.training.engine import Engine, derive
+from aurep.training.engine import Engine, derive, evaluate
 from aurep.training.finishing import measure, write_run
 from aurep.training.loaders import LAYOUT, evaluation_loader, training_loader
 from aurep.training.losses import student_terms
@@ -74,13 +84,25 @@ class Pipeline:
         student = prepare_student(self.config, copy.deepcopy(teacher).cpu(), self.example)
         student.to(self.fabric.device)
         add_narrower(student, self.example.to(self.fabric.device), self.config.search.width_multipliers)
+        held_to = self._standard(student)
         if begun > 0 and weights is not None:
+            normalise_like(student, weights)
             load_weights(student, weights, self.folder.weights)
         if begun <= 1:
-            self._search(engine, teacher, student, state if begun == 1 else None)
+            self._search(engine, teacher, student, held_to, state if begun == 1 else None)
         if begun <= 2:
-            self._finetune(engine, teacher, student, state if begun == 2 else None)
+            self._finetune(engine, teacher, student, held_to, state if begun == 2 else None)
+        for site in hybrid_sites(student):
+            site.settle()
         return self._finish(engine, teacher, student)
+
+    def _standard(self, student: nn.Module) -> Standard:
+        """Of a student that still computes what its teacher does."""
+        split = "val" if len(self.data.x_val) else "train"
+        with LargestInputs(hybrid_sites(student)) as largest, self.fabric.autocast():
+            accuracy = evaluate(student, self._loader(split))
+        labels = torch.as_tensor(self.data.y_val if split == "val" else self.data.y_train)
+        return self.fabric.broadcast(standard(accuracy, labels, largest))
 
     def run_baseline(self) -> None:
         """Train the teacher only, from its checkpoint where there is one."""
@@ -121,16 +143,21 @@ class Pipeline:
         self.fabric.barrier()
         load_weights(model, read_weights(self.folder.teacher), self.folder.teacher)  # ranks drift in batch statistics
 
-    def _search(self, engine: Engine, teacher: nn.Module, student: nn.Module, state: dict[str, Any] | None) -> None:
+    def _search(
+        self, engine: Engine, teacher: nn.Module, student: nn.Module, held_to: Standard, state: dict[str, Any] | None
+    ) -> None:
         config = self.config.search
         student.requires_grad_(True)
         if state is None:
             self._refit(student)
+            self._normalise(student, config)
         policy = self._policy(student)
         taught, activations = self._watched(teacher, student, config, policy.uses_teacher)
         if policy.uses_teacher and taught is not None:
             policy.watch(taught, activations)
-        phase = Phase("search", student, config, taught, policy, upkeep=self._refit, upkeeps=config.refits)
+        phase = Phase(
+            "search", student, config, taught, policy, upkeep=self._refit, upkeeps=config.refits, standard=held_to
+        )
         self._fit(engine, phase, activations, state)
 
     def _refit(self, student: nn.Module) -> None:
@@ -141,10 +168,27 @@ class Pipeline:
             if site.coefficients is not None:
                 site.set_coefficients(self.fabric.broadcast(site.coefficients.detach()))
 
-    def _finetune(self, engine: Engine, teacher: nn.Module, student: nn.Module, state: dict[str, Any] | None) -> None:
+    def _normalise(self, student: nn.Module, config: StudentConfig) -> None:
+        """Polynomials as `config` trains them: over normalised powers, by the first training images, or plain."""
+        normalised = any(site.factors is not None for site in hybrid_sites(student))
+        if not config.normalise or narrower(student):  # narrower networks take slices of plain coefficients
+            for site in hybrid_sites(student):
+                site.settle()
+        elif not normalised:
+            loader = self._loader("train")
+            normalise_polynomials(student, loader.epoch(0), -(-self.config.search.calibration // loader.batch_size))
+            for site in hybrid_sites(student):
+                if site.statistics is not None:
+                    site.normalise(self.fabric.broadcast(site.statistics))
+
+    def _finetune(
+        self, engine: Engine, teacher: nn.Module, student: nn.Module, held_to: Standard, state: dict[str, Any] | None
+    ) -> None:
         student.requires_grad_(True)
+        if state is None:
+            self._normalise(student, self.config.finetune)
         taught, activations = self._watched(teacher, student, self.config.finetune)
-        phase = Phase("finetune", student, self.config.finetune, taught, choose_best=True)
+        phase = Phase("finetune", student, self.config.finetune, taught, choose_best=True, standard=held_to)
         self._fit(engine, phase, activations, state)
 
     def _policy(self, student: nn.Module) -> Policy:

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aurep.surgery import fuse, sync_norms
+from aurep.surgery import fuse, hybrid_sites, sync_norms
 from aurep.training.config import StudentConfig, TrainConfig
 from aurep.training.losses import distillation
 from aurep.training.phase import Phase
@@ -39,9 +39,14 @@ def train_step(fabric: Fabric, phase: Phase, model: nn.Module, optimizer: Any, x
     loss = _loss(fabric, phase, [logits, *others], x, y)
     optimizer.zero_grad()
     fabric.backward(loss)
+    sites = hybrid_sites(phase.model)
     if phase.config.clip_norm:
-        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.dim() > 1], phase.config.clip_norm)
+        indicators = {id(site.alpha) for site in sites}
+        own = [p for p in phase.model.parameters() if id(p) not in indicators]
+        nn.utils.clip_grad_norm_(own, phase.config.clip_norm)
     optimizer.step()
+    for site in sites:
+        site.follow()
     correct = (logits.detach().argmax(1) == (y.argmax(1) if y.dim() == 2 else y)).sum().double()  # y may be mixed
     return torch.stack([loss.detach().double() * len(y), correct, torch.full_like(correct, len(y))])
 

@@ -1,0 +1,102 @@
+"""Telling a student that collapsed from one that is slow to learn, and where its inputs grew.
+
+A student has collapsed where its accuracy is not above chance by three standard deviations of a measurement on n
+images, or has less than a tenth of what its teacher is above chance. Chance is the share of the most frequent class.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from aurep.activation import HybridActivation
+
+_DEVIATIONS = 3.0
+_LEAST_SHARE = 0.1  # of the teacher's gain over chance
+_GROWN = 1e3  # times what a site's inputs were: no network comes back from there
+
+
+class LargestInputs:
+    """The largest |x| that each of `sites` sees inside the block; infinity where one overflowed or was no number."""
+
+    def __init__(self, sites: Sequence[HybridActivation]) -> None:
+        self.sites = sites
+        self._found = [torch.zeros((), device=site.alpha.device) for site in sites]
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> Self:
+        self._hooks = [
+            site.register_forward_pre_hook(lambda _m, args, k=k: self._see(k, args[0]))
+            for k, site in enumerate(self.sites)
+        ]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    @torch.no_grad()
+    def _see(self, k: int, x: Tensor) -> None:
+        self._found[k] = torch.maximum(self._found[k], x.abs().amax().float())
+
+    @property
+    def values(self) -> dict[str, float]:
+        """By site name."""
+        found = torch.stack(self._found).nan_to_num(nan=math.inf).tolist() if self._found else []
+        return {site.site: value for site, value in zip(self.sites, found, strict=True)}
+
+
+@dataclass(frozen=True)
+class Standard:
+    """What a student is held to: the network that it started as.
+
+    Args:
+        accuracy: the teacher's, in percent, on the images that the student is measured on.
+        chance: percent of the most frequent class among them.
+        images: how many they are.
+        inputs: the largest |x| at each site of the all-ReLU network.
+    """
+
+    accuracy: float
+    chance: float
+    images: int
+    inputs: dict[str, float]
+
+    def collapsed(self, accuracy: float) -> bool:
+        share = self.chance / 100
+        noise = _DEVIATIONS * 100 * math.sqrt(share * (1 - share) / self.images)
+        if self.accuracy <= self.chance + 2 * noise:
+            return False  # a teacher near chance is no measure
+        return accuracy <= self.chance + max(noise, _LEAST_SHARE * (self.accuracy - self.chance))
+
+    def exploded(self, inputs: dict[str, float]) -> bool:
+        """Whether a site's inputs have grown beyond return."""
+        return any(value > _GROWN * max(self.inputs[name], 1.0) for name, value in inputs.items())
+
+    def verdict(self, phase: str, accuracy: float, inputs: dict[str, float]) -> str:
+        """The sentence about a collapsed student: how far it fell, which site's inputs grew, what to change."""
+        fell = f"{phase} collapsed: accuracy {accuracy:.2f} % where the teacher has {self.accuracy:.2f} % and chance "
+        fell += f"is {self.chance:.2f} %; "
+        grown = [name for name, value in inputs.items() if value > 10 * max(self.inputs[name], 1.0)]
+        if grown:  # the first in the order of the forward: what comes after it grew with it
+            name = grown[0]
+            fell += f"the inputs of {name} grew from {self.inputs[name]:.4g} to {inputs[name]:.4g}, and "
+            fell += f"{len(grown) - 1} further sites' with them"
+        else:
+            fell += "no site's inputs grew" if inputs else "without a validation split nobody saw the sites' inputs"
+        return (
+            f"{fell}. Lower {phase}.lr and {phase}.coefficient_lr, raise {phase}.epochs or {phase}.range_weight, keep "
+            f"{phase}.normalise = true and {phase}.clip_norm above 0, or allow a larger budget."
+        )
+
+
+def standard(accuracy: float, labels: Tensor, inputs: LargestInputs) -> Standard:
+    """The standard of a teacher with `accuracy` percent on images with these `labels`."""
+    chance = 100 * int(torch.bincount(labels.flatten()).max()) / labels.numel()
+    return Standard(accuracy, chance, labels.numel(), inputs.values)
