@@ -23,16 +23,19 @@ class _Group(click.Group):
         except (AurepError, OSError, MemoryError) as error:
             if ctx.obj["debug"] or isinstance(error, BrokenPipeError):
                 raise
-            raise _Sentence(str(error) or type(error).__name__, 1 if isinstance(error, Diverged) else 2) from None
+            kind = _Failed if isinstance(error, Diverged) else _Sentence
+            raise kind(str(error) or type(error).__name__) from None
 
 
 class _Sentence(click.ClickException):
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+    exit_code = 2
 
     def show(self, file: Any = None) -> None:
         click.echo(f"aurep: {self.message}", err=True, file=file)
+
+
+class _Failed(_Sentence):
+    exit_code = 1
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,0 +1,80 @@
+"""A student that collapsed is named and fails; one that is slow to learn is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+import aurep
+from aurep.cli import main
+from aurep.errors import Collapsed
+from aurep.surgery import hybrid_sites
+from aurep.training.collapse import LargestInputs, Standard
+
+TEACHER = Standard(accuracy=80.0, chance=10.0, images=5000, inputs={"a": 5.0, "b": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "collapsed"),
+    [(10.0, True), (11.2, True), (16.9, True), (17.2, False), (50.0, False), (80.0, False)],
+)
+def test_collapsed_is_at_chance_or_under_a_tenth_of_what_the_teacher_gained(accuracy: float, collapsed: bool) -> None:
+    assert TEACHER.collapsed(accuracy) is collapsed
+
+
+def test_a_teacher_near_chance_is_no_measure() -> None:
+    assert not Standard(accuracy=11.0, chance=10.0, images=200, inputs={}).collapsed(9.0)
+
+
+def test_the_verdict_names_the_first_site_whose_inputs_grew_and_what_to_change() -> None:
+    sentence = TEACHER.verdict("finetune", 10.02, {"a": 4.0, "b": 116224.0})
+    assert "accuracy 10.02 % where the teacher has 80.00 %" in sentence
+    assert "the inputs of b grew from 0.5 to 1.162e+05" in sentence
+    assert "finetune.lr" in sentence
+    assert "no site's inputs grew" in TEACHER.verdict("search", 10.0, {"a": 4.0, "b": 0.4})
+
+
+def test_exploded_is_a_thousand_times_the_inputs_of_before() -> None:
+    assert TEACHER.exploded({"a": 5001.0, "b": 0.5})
+    assert not TEACHER.exploded({"a": 4999.0, "b": 900.0})  # b's were under 1: held against that
+
+
+def test_largest_inputs_are_those_that_the_sites_saw() -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU())
+    student = aurep.prepare(network, torch.zeros(1, 3)).eval()
+    x = torch.randn(7, 3)
+    with LargestInputs(hybrid_sites(student)) as largest:
+        student(x)
+        student(2 * x)
+    with torch.no_grad():
+        first = max(float(network[0](x).abs().max()), float(network[0](2 * x).abs().max()))
+    assert largest.values["1"] == pytest.approx(first)
+    student(100 * x)  # behind the block nobody looks
+    assert largest.values["1"] == pytest.approx(first)
+    with LargestInputs(hybrid_sites(student)) as largest:
+        student(torch.full((1, 3), torch.nan))
+    assert largest.values["1"] == float("inf")
+
+
+def test_a_run_whose_student_collapses_fails_and_is_no_finished_run(tmp_path: Path) -> None:
+    """Rates that throw the network away: exit code 1, the sentence, no run.json."""
+    arguments = ["train", "--data", "digits", "--budget", "0", "--out", str(tmp_path / "run"), "--device", "cpu"]
+    settings = [
+        "model.width=8",
+        "train.batch_size=32",
+        "baseline.epochs=6",
+        "search.epochs=1",
+        "finetune.epochs=1",
+        "search.lr=30",
+    ]
+    settings += ["finetune.lr=30", "train.precision=fp32", "search.method=random"]
+    outcome = CliRunner().invoke(main, [*arguments, *(f for s in settings for f in ("--set", s))])
+    assert outcome.exit_code == 1, outcome.output
+    assert "finetune collapsed: accuracy" in outcome.output
+    assert "Warning: search collapsed" in outcome.output
+    assert not (tmp_path / "run" / "run.json").exists()
+    assert issubclass(Collapsed, aurep.AurepError)
