@@ -2,6 +2,7 @@
 
 A student has collapsed where its accuracy is not above chance by three standard deviations of a measurement on n
 images, or has less than a tenth of what its teacher is above chance. Chance is the share of the most frequent class.
+After too few steps to tell, only inputs that exploded are a verdict.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from aurep.activation import HybridActivation
 
 _DEVIATIONS = 3.0
 _LEAST_SHARE = 0.1  # of the teacher's gain over chance
+_LEAST_STEPS = 100  # running statistics follow within some tens of steps, and rates are still warming up
 _GROWN = 1e3  # times what a site's inputs were: no network comes back from there
 
 
@@ -68,7 +70,10 @@ class Standard:
     images: int
     inputs: dict[str, float]
 
-    def collapsed(self, accuracy: float) -> bool:
+    def collapsed(self, accuracy: float, steps: int, inputs: dict[str, float]) -> bool:
+        """Whether a student that has `accuracy` after `steps` of training, with these largest inputs, has collapsed."""
+        if steps < _LEAST_STEPS and not self.exploded(inputs):
+            return False
         share = self.chance / 100
         noise = _DEVIATIONS * 100 * math.sqrt(share * (1 - share) / self.images)
         if self.accuracy <= self.chance + 2 * noise:

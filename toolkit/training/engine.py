@@ -56,6 +56,7 @@ class Work:
     optimizer: Any
     outcome: Outcome
     counters: Counters
+    steps: int = 0  # done by the end of the last epoch
 
 
 class Engine:
@@ -85,6 +86,7 @@ class Engine:
                 with work.outcome.judged():
                     accuracies, inputs = self._validate(phase, val)
                     work.outcome.offer(accuracies)
+                work.steps = (epoch + 1) * len(train)
                 self._record(work, accuracies, inputs)
                 work.counters = Counters(epoch=epoch + 1)
                 self._save(work)
@@ -93,7 +95,8 @@ class Engine:
         work.outcome.settle()
         if phase.policy:
             phase.policy.finish()
-        self._check_standing(phase)
+        work.steps = phase.config.epochs * len(train)
+        self._check_standing(work)
 
     def _validate(self, phase: Phase, val: Loader | None) -> tuple[list[float], dict[str, float]]:
         """Accuracies per width, and the largest input of every site; empty without a validation split."""
@@ -105,15 +108,16 @@ class Engine:
         verdict: tuple[list[float], dict[str, float]] = self.fabric.broadcast((accuracies, largest.values))
         return verdict  # one for all ranks
 
-    def _check_standing(self, phase: Phase) -> None:
-        """A student that the phase leaves collapsed is no result; after the search one may still be on its way."""
+    def _check_standing(self, work: Work) -> None:
+        """A student that finetuning leaves collapsed is no result, nor is one that the search leaves beyond return."""
+        phase = work.phase
         own = [row for row in self.rows if row["phase"] == phase.name]
         if phase.standard is None or not own:
             return
-        best = max(own, key=_accuracy) if phase.choose_best else own[-1]
-        lost = phase.name == "finetune" or phase.standard.exploded(own[-1]["inputs"])
-        if lost and phase.standard.collapsed(_accuracy(best)):
-            raise Collapsed(phase.standard.verdict(phase.name, _accuracy(best), own[-1]["inputs"]))
+        row = max(own, key=_accuracy) if phase.choose_best else own[-1]
+        lost = phase.name == "finetune" or phase.standard.exploded(row["inputs"])
+        if lost and phase.standard.collapsed(_accuracy(row), work.steps, row["inputs"]):
+            raise Collapsed(phase.standard.verdict(phase.name, _accuracy(row), row["inputs"]))
 
     def _begin(self, phase: Phase, state: dict[str, Any] | None) -> Work:
         """The phase before its first step, or where `state` left it."""
@@ -190,7 +194,7 @@ class Engine:
             row["narrower"] = {f"{narrow.width_multiplier:g}": accuracy for narrow, accuracy in found}
         self.rows.append(row)
         self.progress.epoch(row, phase.config.epochs)
-        if phase.standard is not None and phase.standard.collapsed(_accuracy(row)):
+        if phase.standard is not None and phase.standard.collapsed(_accuracy(row), work.steps, inputs):
             self.progress.say(f"Warning: {phase.standard.verdict(phase.name, _accuracy(row), inputs)}")
 
     def _save(self, work: Work) -> None:

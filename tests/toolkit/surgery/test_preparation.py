@@ -123,7 +123,7 @@ def test_untraceable_model_falls_back_to_its_modules(x: Tensor) -> None:
 
 @pytest.mark.parametrize("options", [{"functional": True}, {"twice": True}], ids=["functional", "twice"])
 def test_untraceable_model_that_cannot_fall_back_names_the_line(options: dict[str, bool], x: Tensor) -> None:
-    with pytest.raises(AurepError, match=r"test_surgery.py:\d+: if x.sum"):
+    with pytest.raises(AurepError, match=r"test_preparation.py:\d+: if x.sum"):
         aurep.prepare(DataDependent(**options), x)
 
 

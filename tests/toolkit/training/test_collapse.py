@@ -23,11 +23,16 @@ TEACHER = Standard(accuracy=80.0, chance=10.0, images=5000, inputs={"a": 5.0, "b
     [(10.0, True), (11.2, True), (16.9, True), (17.2, False), (50.0, False), (80.0, False)],
 )
 def test_collapsed_is_at_chance_or_under_a_tenth_of_what_the_teacher_gained(accuracy: float, collapsed: bool) -> None:
-    assert TEACHER.collapsed(accuracy) is collapsed
+    assert TEACHER.collapsed(accuracy, 1000, {}) is collapsed
+
+
+def test_after_few_steps_only_exploded_inputs_are_a_verdict() -> None:
+    assert not TEACHER.collapsed(10.0, 99, {"a": 6.0, "b": 0.5})
+    assert TEACHER.collapsed(10.0, 99, {"a": 6000.0, "b": 0.5})
 
 
 def test_a_teacher_near_chance_is_no_measure() -> None:
-    assert not Standard(accuracy=11.0, chance=10.0, images=200, inputs={}).collapsed(9.0)
+    assert not Standard(accuracy=11.0, chance=10.0, images=200, inputs={}).collapsed(9.0, 1000, {})
 
 
 def test_the_verdict_names_the_first_site_whose_inputs_grew_and_what_to_change() -> None:
@@ -67,8 +72,8 @@ def test_a_run_whose_student_collapses_fails_and_is_no_finished_run(tmp_path: Pa
         "model.width=8",
         "train.batch_size=32",
         "baseline.epochs=6",
-        "search.epochs=1",
-        "finetune.epochs=1",
+        "search.epochs=3",
+        "finetune.epochs=3",
         "search.lr=30",
     ]
     settings += ["finetune.lr=30", "train.precision=fp32", "search.method=random"]
