@@ -33,8 +33,8 @@ def place_constants(graph: gs.Graph, target: Target) -> None:
 
 def _place(node: gs.Node, slot: int, tensor: gs.Constant, target: Target) -> Place:
     if not np.issubdtype(tensor.dtype, np.floating) or slot in _PARAMETERS.get(node.op, ()):
-        return target.integers
-    return target.coefficients if _COEFFICIENT.match(tensor.name) else "initializer"
+        return target.integers_as
+    return target.coefficients_as if _COEFFICIENT.match(tensor.name) else "initializer"
 
 
 def _make_node(graph: gs.Graph, reader: gs.Node, slot: int, taken: set[str]) -> None:

@@ -33,4 +33,4 @@ def find_target(name: str, *, secret_coefficients: bool = False, push_constants:
             raise AurepError(f"target {name} keeps its constants in the sites; push constants with target {able} only.")
         target = replace(target, push=True)
     # A secret coefficient makes every term a product of two secrets; Horner's form then has the fewer rounds.
-    return replace(target, coefficients="initializer", square=False) if secret_coefficients else target
+    return replace(target, coefficients_as="initializer", square=False) if secret_coefficients else target

@@ -15,8 +15,8 @@ logits = model(crypten.cryptensor(inputs, src=1)).get_plain_text()  # inputs: a 
 TARGET = Target(
     FRAMEWORK,
     "CrypTen, with secret weights and public masks and coefficients",
-    integers="constant",
-    coefficients="constant",
+    integers_as="constant",
+    coefficients_as="constant",
     square=True,
     skeleton=True,
     note="Initializers are secret, Constant nodes are public.",

@@ -27,8 +27,8 @@ class Target:
         summary: one clause for the card: what this file is for.
         form: how a site with both kept and replaced elements is written (see `passes/sites.py`).
         functions: polynomials stay calls of `ai.aurep::Polynomial`; otherwise they are written out.
-        integers: where index and shape tensors live, and what else says what an operator does.
-        coefficients: where polynomial coefficients live. CrypTen encrypts initializers and leaves Constants public.
+        integers_as: where index and shape tensors live, and what else says what an operator does.
+        coefficients_as: where polynomial coefficients live. CrypTen encrypts initializers and leaves Constants public.
         square: polynomials of degree 2 are c2 x^2 + c1 x + c0 instead of Horner's form: a framework that squares by
             opening one masked value, where a product opens two, sends half as much for them.
         global_pool: operator for the mean over all positions.
@@ -42,8 +42,8 @@ class Target:
     summary: str
     form: Form = "gather"
     functions: bool = False
-    integers: Place = "initializer"
-    coefficients: Place = "initializer"
+    integers_as: Place = "initializer"
+    coefficients_as: Place = "initializer"
     square: bool = False
     global_pool: Literal["GlobalAveragePool", "AveragePool"] = "GlobalAveragePool"
     push: bool = False

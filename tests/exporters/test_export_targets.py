@@ -96,8 +96,8 @@ def test_comparisons_are_those_of_the_form(tmp_path: Path) -> None:
 
 
 def test_secret_coefficients_change_no_shared_target() -> None:
-    assert find_target("crypten", secret_coefficients=True).coefficients == "initializer"
-    assert TARGETS["crypten"].coefficients == "constant"
+    assert find_target("crypten", secret_coefficients=True).coefficients_as == "initializer"
+    assert TARGETS["crypten"].coefficients_as == "constant"
 
 
 def test_an_operator_that_crypten_lacks_is_named(tmp_path: Path) -> None:

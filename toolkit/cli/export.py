@@ -25,11 +25,9 @@ if TYPE_CHECKING:
 )
 @click.option("--batch", metavar="N|dynamic", help="Batch size of the file.  [default: dynamic where the target can]")
 @click.option(
-    "--coefficients",
-    type=click.Choice(["public", "secret"]),
-    default="public",
-    show_default=True,
-    help="Whether crypten shares the polynomials' coefficients as secret weights.",
+    "--secret-coefficients",
+    is_flag=True,
+    help="The polynomials' coefficients are secret like the weights (crypten, where they are public otherwise).",
 )
 @click.option(
     "--push-constants",
@@ -48,7 +46,7 @@ def command(
     bundle: Path,
     target: str,
     batch: str | None,
-    coefficients: str,
+    secret_coefficients: bool,
     push_constants: bool,
     width_multiplier: float,
     no_validate: bool,
@@ -56,8 +54,7 @@ def command(
     """Export the run folder RUN (or a network of a clone's zoo) as ONNX, and validate the result against the run."""
     from aurep.exporters import export_run
 
-    secret = coefficients == "secret"
-    options = {"secret_coefficients": secret, "push_constants": push_constants}
+    options = {"secret_coefficients": secret_coefficients, "push_constants": push_constants}
     file = export_run(run, bundle, target, batch=_batch(batch), width_multiplier=width_multiplier, **options)
     click.echo(f"wrote {file} ({file.stat().st_size:,} bytes) for target {target}")
     if not no_validate:
