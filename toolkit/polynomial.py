@@ -26,6 +26,7 @@ from aurep.errors import AurepError
 DEGREES = (0, 1, 2)
 Fit = Literal["moments", "normal", "autorep"]  # see `Moments.fit`
 _SIGMA_FLOOR = 0.05  # of the site's root-mean-square sigma: a dead channel gets c2 <= 4 / that, not infinity
+_LEAST_SIGMA = 1e-3  # taken for that mean where a whole site is dead: it still gets a finite c2, at most 4e3
 _RIDGE = 1e-9  # keeps the standardised Gram matrix invertible for inputs of two or three distinct values
 
 
@@ -124,7 +125,7 @@ class Moments:
         cross = self.products / self.powers[0]
         mu = raw[1]
         variance = (raw[2] - mu * mu).clamp_min(0)
-        floor = _SIGMA_FLOOR * variance.mean().sqrt().clamp_min(1e-3)
+        floor = _SIGMA_FLOOR * variance.mean().sqrt().clamp_min(_LEAST_SIGMA)
         sigma = variance.sqrt().maximum(floor)
         if method == "autorep":
             scale = (0.2, 1.0, 0.01)[: degree + 1]

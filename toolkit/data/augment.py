@@ -7,7 +7,6 @@ backwards. So padding is never built: row and column numbers are computed per im
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -24,8 +23,7 @@ class Augment:
         resized_crop: the least and the largest share of the image's area that a random rectangle, of sides 3:4 to
             4:3, cuts out before it is resized; in place of `pad`.
         randaugment: how many of RandAugment's operations each image gets, and how strong they are, 0 to 30.
-        pad: pixels of padding on each side, out of which a window of the image's size is cropped at random; 0: none.
-        padding: "reflect" the image at its border, or "zero" (black).
+        pad: pixels of reflection on each side, out of which a window of the image's size is cropped at random; 0: none.
         flip: mirror left-right, each image by a fair coin in each epoch.
         alternating: the coin is thrown once per image, and the image mirrored in every second epoch after: over two
             epochs each image is seen both ways.
@@ -38,7 +36,6 @@ class Augment:
     resized_crop: tuple[float, float] | None = None
     randaugment: tuple[int, int] | None = None
     pad: int = 4
-    padding: Literal["reflect", "zero"] = "reflect"
     flip: bool = True
     alternating: bool = False
     cutout: int = 0
@@ -59,8 +56,6 @@ class Augment:
             raise AurepError(f"mixup {self.mixup}, cutmix {self.cutmix}: expected 0 or more each.")
         if self.pad < 0 or self.cutout < 0:
             raise AurepError(f"augmentation pad {self.pad}, cutout {self.cutout}: expected 0 or more pixels each.")
-        if self.padding not in ("reflect", "zero"):
-            raise AurepError(f"augmentation padding {self.padding!r} is unknown; expected 'reflect' or 'zero'.")
 
     @property
     def per_image(self) -> bool:
@@ -123,18 +118,11 @@ def _crop_and_flip(x: Tensor, augment: Augment, draws: Draws) -> Tensor:
     if augment.flip:
         columns = torch.where(draws.flip[:, None], columns.flip(1), columns)
     columns = columns + (draws.left - augment.pad)[:, None]
-    inside = None
-    if augment.padding == "zero":
-        row_inside, column_inside = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
-        inside = row_inside[:, None, :, None] & column_inside[:, None, None, :]
-        rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
-    else:
-        rows, columns = _reflect(rows, height), _reflect(columns, width)
+    rows, columns = _reflect(rows, height), _reflect(columns, width)
     # Whole rows first, by their number among all rows of the batch: that copies, and only columns are gathered.
     plane = torch.arange(batch * channels, device=x.device).view(batch, channels, 1) * height
     x = x.reshape(-1, width).index_select(0, (plane + rows[:, None]).flatten()).view(x.shape)
-    x = x.gather(3, columns[:, None, None].expand(batch, channels, height, width))
-    return x if inside is None else x * inside
+    return x.gather(3, columns[:, None, None].expand(batch, channels, height, width))
 
 
 def _reflect(index: Tensor, size: int) -> Tensor:

@@ -117,7 +117,7 @@ class Finish:
 
 def check_padding(augment: Augment | None, height: int, width: int) -> None:
     """Raises AurepError where images are too small to be padded by reflection."""
-    if augment is not None and augment.padding == "reflect" and augment.pad >= min(height, width):
+    if augment is not None and augment.pad >= min(height, width):
         raise AurepError(
             f"a reflected padding of {augment.pad} pixels needs larger images than {height}x{width}; lower data.pad."
         )

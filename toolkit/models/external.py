@@ -60,7 +60,7 @@ def build_from_factory(name: str, *, given: dict[str, Any], offered: dict[str, A
         arguments = _arguments(name, factory, given, offered)
         try:
             model = factory(**arguments)
-        except Exception as error:
+        except Exception as error:  # the user's own code, which may raise anything
             passed = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
             raise AurepError(
                 f"the model factory {attribute!r} of module {module_name!r} failed when called with ({passed}): "
@@ -76,7 +76,7 @@ def _find_factory(name: str, module_name: str, attribute: str) -> Callable[..., 
         raise AurepError(f"the model {name!r} is not of the form package.module:factory; name both parts.")
     try:
         module = import_module(module_name)
-    except Exception as error:
+    except Exception as error:  # likewise: importing runs it
         raise AurepError(
             f"the module {module_name!r} of the model {name!r} cannot be imported ({type(error).__name__}: {error}); "
             "install it, or run from the folder that holds it."

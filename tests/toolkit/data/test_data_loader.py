@@ -22,7 +22,6 @@ from aurep.data.loader import DeviceLoader
 AUGMENTS = st.builds(
     Augment,
     pad=st.integers(0, 4),
-    padding=st.sampled_from(["reflect", "zero"]),
     flip=st.booleans(),
     alternating=st.booleans(),
     cutout=st.integers(0, 4),
@@ -44,7 +43,7 @@ def loader(x: Tensor, **options: Any) -> DeviceLoader:
 def oracle(image: NDArray[np.uint8], augment: Augment, top: int, left: int, flip: bool) -> NDArray[np.uint8]:
     """Pad, cut the window out, mirror it: as written in every textbook."""
     pad = ((0, 0), (augment.pad, augment.pad), (augment.pad, augment.pad))
-    padded = np.pad(image, pad, mode="reflect" if augment.padding == "reflect" else "constant")
+    padded = np.pad(image, pad, mode="reflect")
     window = padded[:, top : top + image.shape[1], left : left + image.shape[2]]
     return window[:, :, ::-1] if flip and augment.flip else window
 
@@ -224,9 +223,8 @@ def test_loader_errors(options: dict[str, Any], words: str) -> None:
         loader(images(16), **options)
 
 
-def test_a_zero_padding_may_be_larger_than_the_image_and_a_bad_one_is_refused() -> None:
-    list(loader(images(8), augment=Augment(pad=9, padding="zero")).epoch(0))
-    for wrong in ({"pad": -1}, {"cutout": -1}, {"padding": "mirror"}):
+def test_a_negative_number_of_pixels_is_refused() -> None:
+    for wrong in ({"pad": -1}, {"cutout": -1}):
         with pytest.raises(AurepError, match="augmentation"):
             replace(Augment(), **wrong)
 

@@ -48,7 +48,7 @@ def run(main: Callable[[Party], dict[str, Any]]) -> None:
     _die_with_parent(party.job["lifeline"])
     try:
         result = main(party)
-    except BaseException as error:
+    except BaseException as error:  # whatever ends a party, SystemExit included, the session must hear of
         traceback.print_exc()
         sys.stderr.flush()
         party.emit("error", message=f"{type(error).__name__}: {error}")
