@@ -48,6 +48,7 @@ class HybridActivation(nn.Module):
         degree: 0 (identity), 1 or 2.
         site: name of the call it stands for.
         per_element: coefficients of shape (*shape, degree + 1) instead of (C, degree + 1).
+        replaces: the kind of activation that it stands for.
 
     `blend` (a plain attribute, no state) is set by a search that fades elements out, and never outlives it.
     """
@@ -55,12 +56,20 @@ class HybridActivation(nn.Module):
     mask: Tensor
     statistics: Tensor | None
 
-    def __init__(self, shape: tuple[int, ...], degree: int = 2, site: str = "relu", per_element: bool = False) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        degree: int = 2,
+        site: str = "relu",
+        per_element: bool = False,
+        replaces: str = "relu",
+    ) -> None:
         super().__init__()
         self.shape = tuple(shape)
         self.degree = check_degree(degree)
         self.site = site
         self.per_element = per_element
+        self.replaces = replaces
         self.blend = False
         self.register_buffer("mask", torch.ones(self.shape, dtype=torch.bool))
         self.alpha = nn.Parameter(torch.ones(self.shape))

@@ -17,9 +17,10 @@ from aurep.activation import HybridActivation
 from aurep.errors import AurepError
 from aurep.modes import evaluating
 from aurep.polynomial import check_degree
+from aurep.surgery.kinds import chosen_kinds, nothing_to_replace
 from aurep.surgery.pooling import average_pools
 from aurep.surgery.sites import hybrid_sites
-from aurep.surgery.tracing import KINDS, Untraceable, replace_modules, replace_nodes, tap_nodes, trace
+from aurep.surgery.tracing import Untraceable, replace_modules, replace_nodes, tap_nodes, trace
 
 
 def prepare(
@@ -27,7 +28,7 @@ def prepare(
     example_input: Tensor | tuple[Tensor, ...],
     *,
     degree: int = 2,
-    replace: Sequence[str] = ("relu",),
+    replace: str | Sequence[str] = ("relu",),
     maxpool: str = "max",
     coefficients: str = "channel",
 ) -> nn.Module:
@@ -37,8 +38,9 @@ def prepare(
         model: any network; it is not changed.
         example_input: a batch of the shape that the network will be used with, (N, C, H, W), or a tuple of inputs.
         degree: degree of the polynomials, 0 (identity), 1 or 2.
-        replace: activations to take over, of "relu", "relu6", "silu", "hardswish", "gelu". A kept element of any
-            of them is a ReLU from then on, so a network of SiLUs needs retraining even with all elements kept.
+        replace: activations to take over, of "relu", "relu6", "silu", "hardswish", "gelu", or "auto", all of them that
+            the network calls. A kept element of any is a ReLU from then on, so a network of SiLUs needs retraining
+            even with all elements kept; each site's `replaces` says which it was.
         maxpool: "avg" swaps max-pooling, which compares as well, for average-pooling of the same window.
         coefficients: "channel" (C, degree + 1) or "element" (C, H, W, degree + 1).
 
@@ -46,15 +48,17 @@ def prepare(
         The prepared network. Where only ReLUs were replaced, its outputs in eval mode are bit-equal to the model's.
 
     Raises:
-        AurepError: nothing to replace, an unknown option, or a network that cannot be taken apart safely.
+        AurepError: nothing to replace (names the activations there are), an unknown option, or a network that cannot be
+            taken apart safely.
     """
-    _check_options(model, replace, maxpool, coefficients)
+    _check_options(model, maxpool, coefficients)
+    kinds = chosen_kinds(replace)
     check_degree(degree)
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     per_element = coefficients == "element"
 
-    def make(shape: tuple[int, ...], site: str) -> HybridActivation:
-        return HybridActivation(shape, degree, site, per_element).to(inputs[0].device)
+    def make(shape: tuple[int, ...], site: str, kind: str) -> HybridActivation:
+        return HybridActivation(shape, degree, site, per_element, kind).to(inputs[0].device)
 
     work = copy.deepcopy(model)
     if maxpool == "avg":
@@ -64,19 +68,20 @@ def prepare(
     try:
         graph = trace(work)
     except Untraceable as reason:
-        prepared = replace_modules(work, inputs, tuple(replace), make, reason)
+        prepared = replace_modules(work, inputs, kinds, make, reason)
     else:
-        prepared = replace_nodes(work, graph, inputs, tuple(replace), make, maxpool == "avg")
+        prepared = replace_nodes(work, graph, inputs, kinds, make, maxpool == "avg")
     prepared.train(model.training)
-    if not hybrid_sites(prepared):
-        raise AurepError(f"the model calls none of {', '.join(replace)}; name its activations with replace=(...).")
-    if tuple(replace) == ("relu",) and maxpool == "max":
+    found = {site.replaces for site in hybrid_sites(prepared)}
+    if not found:
+        raise nothing_to_replace(prepared, kinds)
+    if found == {"relu"} and maxpool == "max":
         _check_unchanged(prepared, inputs, reference)
     return prepared
 
 
 def tap_activations(
-    model: nn.Module, replace: Sequence[str], names: Sequence[str]
+    model: nn.Module, replace: str | Sequence[str], names: Sequence[str]
 ) -> tuple[nn.Module, list[nn.Module]]:
     """Modules to hook for the outputs of the activation calls that `prepare` would take over, in its sites' order.
 
@@ -92,16 +97,13 @@ def tap_activations(
         graph = trace(model)
     except Untraceable:  # then `prepare` took the activation modules over by name, each called once
         return model, [model.get_submodule(name) for name in names]
-    tapped, taps = tap_nodes(model, graph, tuple(replace))
+    tapped, taps = tap_nodes(model, graph, chosen_kinds(replace))
     return tapped.train(model.training), taps
 
 
-def _check_options(model: nn.Module, replace: Sequence[str], maxpool: str, coefficients: str) -> None:
+def _check_options(model: nn.Module, maxpool: str, coefficients: str) -> None:
     if hybrid_sites(model):
         raise AurepError("the model is already prepared; pass the original network.")
-    unknown = [kind for kind in replace if kind not in KINDS]
-    if unknown or isinstance(replace, str):
-        raise AurepError(f"replace={replace!r} is not known; give a tuple of {', '.join(KINDS)}.")
     if maxpool not in ("max", "avg"):
         raise AurepError(f'maxpool={maxpool!r} is not known; choose "max" or "avg".')
     if coefficients not in ("channel", "element"):

@@ -19,16 +19,9 @@ from torch.overrides import TorchFunctionMode
 
 from aurep.activation import HybridActivation
 from aurep.errors import AurepError
+from aurep.surgery.kinds import KINDS, kind_of
 from aurep.surgery.pooling import average_pool
 
-KINDS: dict[str, tuple[type[nn.Module], tuple[Callable[..., Any], ...], tuple[str, ...]]] = {
-    # name: module class, functions, methods
-    "relu": (nn.ReLU, (F.relu, F.relu_, torch.relu, torch.relu_), ("relu", "relu_")),
-    "relu6": (nn.ReLU6, (F.relu6,), ()),
-    "silu": (nn.SiLU, (F.silu,), ()),
-    "hardswish": (nn.Hardswish, (F.hardswish,), ()),
-    "gelu": (nn.GELU, (F.gelu,), ()),
-}
 _IN_PLACE = (F.relu_, torch.relu_)
 _MAX_POOLS: dict[Any, Any] = {
     F.max_pool2d: nn.MaxPool2d,
@@ -36,7 +29,7 @@ _MAX_POOLS: dict[Any, Any] = {
     F.adaptive_max_pool2d: nn.AdaptiveMaxPool2d,
 }
 _INDEXED_POOLS = (F.max_pool2d_with_indices, F.adaptive_max_pool2d_with_indices)
-MakeSite = Callable[[tuple[int, ...], str], HybridActivation]
+MakeSite = Callable[[tuple[int, ...], str, str], HybridActivation]  # of a shape, a site's name, what it replaces
 
 
 class Untraceable(Exception):
@@ -48,7 +41,7 @@ def trace(model: nn.Module) -> fx.Graph:
     mode = model.training
     try:
         graphs = [fx.Tracer().trace(model.train(training)) for training in (True, False)]
-    except Exception as error:
+    except Exception as error:  # the network's own code runs here, on stand-ins that it was not written for
         raise Untraceable(f"torch.fx cannot trace the model ({error}) at {_user_line(error)}") from error
     finally:
         model.train(mode)
@@ -75,7 +68,7 @@ def replace_nodes(
     with torch.no_grad():
         ShapeProp(module).propagate(*inputs)
     used: set[str] = set()
-    calls = [(node, _kind_of(node, module, kinds)) for node in module.graph.nodes]
+    calls = [(node, kind_of(node, module, kinds)) for node in module.graph.nodes]
     rectifies = {node for node, kind in calls if kind is not None and _in_place(node, module)}
     for node, kind in calls:  # classified beforehand: a site takes its module's place, and other calls look there
         if kind is not None:
@@ -94,7 +87,7 @@ def tap_nodes(root: nn.Module, graph: fx.Graph, kinds: tuple[str, ...]) -> tuple
     """The network of `graph`, sharing `root`'s modules, and an identity after every activation call, in order."""
     module = fx.GraphModule(root, graph)
     taps: list[nn.Module] = []
-    for node in [node for node in module.graph.nodes if _kind_of(node, module, kinds) is not None]:
+    for node in [node for node in module.graph.nodes if kind_of(node, module, kinds) is not None]:
         taps.append(nn.Identity())
         name = f"activation_tap_{len(taps)}"
         module.add_submodule(name, taps[-1])
@@ -107,18 +100,6 @@ def tap_nodes(root: nn.Module, graph: fx.Graph, kinds: tuple[str, ...]) -> tuple
     return module, taps
 
 
-def _kind_of(node: fx.Node, module: nn.Module, kinds: tuple[str, ...]) -> str | None:
-    for kind in kinds:
-        cls, functions, methods = KINDS[kind]
-        if node.op == "call_module" and type(module.get_submodule(str(node.target))) is cls:
-            return kind
-        if node.op == "call_function" and node.target in functions:
-            return kind
-        if node.op == "call_method" and node.target in methods:
-            return kind
-    return None
-
-
 def _put_site(
     node: fx.Node, kind: str, module: fx.GraphModule, used: set[str], make: MakeSite, rectifies: bool
 ) -> None:
@@ -127,7 +108,7 @@ def _put_site(
     if rectifies:  # in place: from here on the program sees x rectified: say so, since the site leaves x alone
         source.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node and user > node)
     name = _free_name(node, kind, module, used)
-    module.add_submodule(name, make(tuple(node.meta["tensor_meta"].shape[1:]), name))
+    module.add_submodule(name, make(tuple(node.meta["tensor_meta"].shape[1:]), name, kind))
     node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
 
 
@@ -188,7 +169,7 @@ def replace_modules(
     model: nn.Module, inputs: tuple[Tensor, ...], kinds: tuple[str, ...], make: MakeSite, reason: Untraceable
 ) -> nn.Module:
     """The fallback: swap activation modules in place. Raises AurepError unless each is called once, as a module."""
-    classes = tuple(KINDS[kind][0] for kind in kinds)
+    classes = {KINDS[kind][0]: kind for kind in kinds}
     found = {name: m for name, m in model.named_modules() if type(m) in classes}
     calls: dict[str, list[tuple[int, ...]]] = {name: [] for name in found}
     hooks = [
@@ -211,5 +192,5 @@ def replace_modules(
     for name, shapes in calls.items():
         if shapes:
             parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, make(shapes[0], name))
+            setattr(model.get_submodule(parent), leaf, make(shapes[0], name, classes[type(found[name])]))
     return model

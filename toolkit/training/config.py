@@ -48,7 +48,7 @@ class ModelConfig(_Section):
     input_size: Side | tuple[Side, Side] | None = None  # pixels, or [height, width]; None: the data's
     stem_relu: bool | None = None
     maxpool: Literal["max", "avg"] = "max"
-    replace: tuple[str, ...] = ("relu",)  # which activations become sites
+    replace: Literal["auto"] | tuple[str, ...] = "auto"  # which activations become sites: those that the network has
 
 
 class DataConfig(_Section):

@@ -7,6 +7,7 @@ from the teacher's weights with fitted polynomials at every site, all elements k
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,8 @@ class Pipeline:
         teacher = self._baseline(engine, weights if begun == 0 else None, state if begun == 0 else None)
         student = prepare_student(self.config, copy.deepcopy(teacher).cpu(), self.example)
         student.to(self.fabric.device)
+        kinds = Counter(site.replaces for site in hybrid_sites(student))
+        self.progress.say("   sites: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
         add_narrower(student, self.example.to(self.fabric.device), self.config.search.width_multipliers)
         held_to = self._standard(student)
         if begun > 0 and weights is not None:

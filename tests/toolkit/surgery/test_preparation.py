@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import aurep
 from aurep import AurepError, HybridActivation
+from aurep.surgery import hybrid_sites, tap_activations
 from tests.tolerances import LEAST_SQUARES
 
 CALLS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -150,6 +151,10 @@ def test_other_activations_are_taken_over_on_request(kind: str, module: nn.Modul
     model = nn.Sequential(nn.Conv2d(3, 4, 3), module, nn.Conv2d(4, 4, 3), nn.ReLU())
     assert [s.name for s in aurep.relu_sites(aurep.prepare(model, x))] == ["3"]
     assert [s.name for s in aurep.relu_sites(aurep.prepare(model, x, replace=("relu", kind)))] == ["1", "3"]
+    prepared = aurep.prepare(model, x, replace="auto")
+    assert [(site.site, site.replaces) for site in hybrid_sites(prepared)] == [("1", kind), ("3", "relu")]
+    _, taps = tap_activations(model, "auto", ["1", "3"])
+    assert len(taps) == 2
 
 
 class OwnActivation(nn.Module):
@@ -242,19 +247,45 @@ def test_fit_polynomials_minimises_each_site_s_error(x: Tensor) -> None:
     [
         ({"degree": 3}, "degree"),
         ({"replace": ("tanh",)}, "tanh"),
+        ({"replace": "relu"}, "auto"),
         ({"maxpool": "min"}, "maxpool"),
         ({"coefficients": "row"}, "coefficients"),
     ],
-    ids=["degree", "replace", "maxpool", "coefficients"],
+    ids=["degree", "replace", "replace-text", "maxpool", "coefficients"],
 )
 def test_unknown_options_are_refused(options: dict[str, object], message: str, x: Tensor) -> None:
     with pytest.raises(AurepError, match=message):
         aurep.prepare(Shared(False), x, **options)
 
 
-def test_nothing_to_replace_and_preparing_twice_are_refused(x: Tensor) -> None:
-    with pytest.raises(AurepError, match="calls none of relu"):
-        aurep.prepare(nn.Conv2d(3, 4, 3), x)
+class Smooth(nn.Module):
+    """No ReLU in it: modules and functions, called here and there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.leaky, self.silu = nn.Conv2d(3, 3, 1), nn.LeakyReLU(), nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(F.leaky_relu(self.silu(self.leaky(self.conv(x)))))
+
+
+class Branching(Smooth):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.sum() > -1e9 else x
+
+
+def test_nothing_to_replace_names_the_activations_there_are(x: Tensor) -> None:
+    with pytest.raises(AurepError, match=r"calls none of relu, relu6, .* its activations are none; aurep takes over"):
+        aurep.prepare(nn.Conv2d(3, 4, 3), x, replace="auto")
+    with pytest.raises(
+        AurepError, match=r"its activations are LeakyReLU \(2\), silu \(1\), Tanh \(1\); take over silu"
+    ):
+        aurep.prepare(Smooth(), x, replace=("relu",))
+    with pytest.raises(AurepError, match=r"its activations are LeakyReLU \(1\), silu \(1\); take over silu"):
+        aurep.prepare(Branching(), x)  # which torch.fx cannot trace: its modules are what is known
+
+
+def test_preparing_twice_is_refused(x: Tensor) -> None:
     with pytest.raises(AurepError, match="already prepared"):
         aurep.prepare(aurep.prepare(Shared(False), x), x)
 

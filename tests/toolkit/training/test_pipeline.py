@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import aurep
 from aurep.data import load_data
@@ -44,6 +46,15 @@ def test_run_folder_holds_what_the_design_promises(run_dir: Path) -> None:
         "samples.npz",
         "teacher.safetensors",
     }
+
+
+def test_a_run_says_which_activations_it_takes_over(tmp_path: Path) -> None:
+    said = io.StringIO()
+    nothing = {"baseline__epochs": 0, "search__epochs": 0, "finetune__epochs": 0}
+    config = tiny_config(**nothing)
+    assert config.model.replace == "auto"
+    aurep.train(config, tmp_path / "run", console=Console(file=said))
+    assert "sites: 8 relu\n" in said.getvalue()
 
 
 def test_metrics_have_a_row_per_epoch(run_dir: Path) -> None:
