@@ -184,6 +184,15 @@ def test_a_sound_file_that_aurep_did_not_write_passes(tmp_path: Path) -> None:
     )  # no budget, no target: nothing to hold it against
 
 
+@pytest.mark.parametrize("target", ["crypten", "spu", "helayers"])
+def test_bounds_in_any_form_of_constant_are_read(target: str) -> None:
+    """A Constant node may hold plain numbers instead of a tensor."""
+    numbers = {"from": [0], "to": [1], "axes": [1]}
+    bounds = [helper.make_node("Constant", [], [name], name, value_ints=value) for name, value in numbers.items()]
+    found = find_faults(model([*bounds, bad("Slice", "x", "from", "to", "axes")]), target)
+    assert not any(fault.rule == "open-slice" for fault in found)
+
+
 def test_levels_are_those_that_helayers_plans() -> None:
     """One more than the products on the longest path, as its own planner says for such towers; SEAL has 21."""
     assert [helayers.levels(helayers.Graph(tower(n))) for n in (1, 5, 10, 11)] == [3, 11, 21, 23]

@@ -1,8 +1,16 @@
 """The one exception a user is meant to read: a sentence saying what was found, what was expected, what to do."""
 
 
+def one_line(text: str) -> str:
+    """`text` with all that is not printable escaped: a name in a file must not write lines of its own."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class AurepError(Exception):
     """Wrong usage or unreadable input. The command line prints it as one line and exits with 2."""
+
+    def __init__(self, sentence: str = "") -> None:
+        super().__init__(one_line(sentence))
 
 
 class Diverged(AurepError):

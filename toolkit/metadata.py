@@ -26,10 +26,11 @@ SCHEMA_VERSION = 1
 PREFIX = "aurep."
 Count = Annotated[int, Field(ge=0)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SiteClaim(_Strict):
@@ -74,10 +75,10 @@ class TrainingClaim(_Strict):
     seed: int | None = None
     width_multiplier: Annotated[float, Field(gt=0, lt=1)] | None = None  # share of the run's channels, if not all
     config_sha256: Digest | None = None
-    val_accuracy: float | None = None
-    test_accuracy: float | None = None
-    teacher_val_accuracy: float | None = None
-    teacher_test_accuracy: float | None = None
+    val_accuracy: Percent | None = None
+    test_accuracy: Percent | None = None
+    teacher_val_accuracy: Percent | None = None
+    teacher_test_accuracy: Percent | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Metadata(_Strict):
     comparisons: dict[str, Count]  # op type -> elements compared per image
     graph_sha256: Digest
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
 
     def to_props(self) -> dict[str, str]:
         """As ONNX metadata: `aurep.<field>` -> text; structures as compact JSON."""
@@ -159,11 +160,29 @@ def _compact(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
+def parse_json(text: str) -> Any:
+    """Any JSON value. Raises ValueError where it is malformed, nested without end, or names a key twice."""
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Readers differ in which of two values under one key they take, so a file could mean two things."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
 def _parse(key: str, text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
-        raise AurepError(f"metadata {key} is not JSON: {text[:60]!r}; export the model again.") from None
+        raise AurepError(
+            f"metadata {key} is not JSON that names each key once: {text[:60]!r}; export the model again."
+        ) from None
 
 
 def mask_digest(mask: NDArray[Any]) -> str:

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from aurep.errors import one_line
 from aurep.validators.report import Check, Figure, Report
 
 if TYPE_CHECKING:
@@ -36,17 +37,17 @@ def to_console(report: Report, console: Console) -> None:
     table = Table("", "check", "measured", "allowed", box=None, pad_edge=False)
     for check in report.checks:
         mark = Text("✓", "green") if check.passed else Text("✗", "bold red")
-        table.add_row(mark, check.name, Text(figure(check.measured)), Text(figure(check.allowed)))
+        table.add_row(mark, check.name, *(Text(one_line(figure(v))) for v in (check.measured, check.allowed)))
     console.print(table)
     for check in report.checks:
         if check.hint:
             style = "none" if check.passed else "red"
-            console.print(Text(f"{check.name}: {check.hint}", style), soft_wrap=True)
+            console.print(Text(one_line(f"{check.name}: {check.hint}"), style), soft_wrap=True)
     for note in report.notes:
-        console.print(Text(f"note: {note}", "dim"), soft_wrap=True)
+        console.print(Text(one_line(f"note: {note}"), "dim"), soft_wrap=True)
     if report.provider:
         console.print(Text(f"ran on: {report.provider}", "dim"))
-    console.print(Text(verdict(report), "green" if report.passed else "bold red"), soft_wrap=True)
+    console.print(Text(one_line(verdict(report)), "green" if report.passed else "bold red"), soft_wrap=True)
 
 
 def to_junit(report: Report) -> str:

@@ -100,6 +100,8 @@ def validate(
     form = FixedPoint.parse(fixed_point) if isinstance(fixed_point, str) else fixed_point
     artefact = read(path)
     work = _Work(artefact, None if run is None else Path(run), provider, form, target)
+    if artefact.external and artefact.metadata is None:
+        work.notes.append("Weights lie in other files beside the model: whoever is handed it needs them too.")
     recovered = recover_sites(work.model)
     counted = _counted(work.model, recovered)
     known = counted if isinstance(counted, ReluCount) else None
@@ -199,6 +201,7 @@ def _check_accuracy(
         return
     claim = work.metadata.input if work.metadata is not None else _input_of(work.model)
     training = work.metadata.training if work.metadata is not None else TrainingClaim()
+    training = run.training if run is not None else training  # the run's own account where there is one
     folder = data_dir or (Path(run.config.data.dir) if run is not None and run.config.data.dir else None)
     required = data is not None or bounds.any
     try:

@@ -50,6 +50,17 @@ def test_html_is_self_contained_and_escaped(report: Report) -> None:
     HTMLParser().feed(page)
 
 
+@pytest.mark.parametrize("place", ["op_type", "name"])
+def test_a_name_in_a_file_writes_no_line_of_its_own(place: str, tmp_path: Path) -> None:
+    """Standard output is read by CI: a line that begins with :: is a command."""
+    model = graphs.body("y = Abs(x)")
+    setattr(model.graph.node[0], place, "Ab\n::notice title=aurep::all checks passed\n")
+    file = graphs.save(model, tmp_path / "m.onnx")
+    for command in (validate_command, inspect_command):
+        result = CliRunner().invoke(command, [str(file)])
+        assert not any(line.startswith("::") for line in result.output.splitlines()), result.output
+
+
 def test_json_is_strict() -> None:
     text = Report("f", "1", (Check("parity", float("inf"), float("nan"), False),)).to_json()
     assert json.loads(text)["checks"][0]["measured"] == "inf"

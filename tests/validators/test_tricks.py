@@ -29,6 +29,13 @@ def test_a_disguised_relu_is_counted_or_refused(name: str, tmp_path: Path) -> No
     assert "relu-count" in [check.name for check in report.checks if not check.passed]
 
 
+def test_a_reduction_over_nothing_cancels_no_relu() -> None:
+    """A maximum over an empty axis takes no comparison, not minus one."""
+    text = """r = Relu(x) a = Constant<value_ints = [4]>() z = Constant<value_ints = [0]>() u = Unsqueeze(x, a)
+        s = Slice(u, z, z, a) m = ReduceMax<axes = [4], keepdims = 0>(s) y = Identity(r)"""
+    assert count(graphs.body(text)).comparisons == {"Relu": tricks.ELEMENTS}
+
+
 def test_planted_shapes_do_not_mislead() -> None:
     model = graphs.body("h = Neg(x) r = Relu(h) y = Identity(r)")
     for name in ("h", "r"):

@@ -54,6 +54,9 @@ BODIES = {
         y = ReduceMax<axes = [4], keepdims = 0>(w)""",
     "scatter with max": """i = Constant<value_ints = [0]>() u = Identity(x) z = Shape(x) s = ConstantOfShape(z)
         j = Cast<to = 7>(s) y = ScatterElements<axis = 1, reduction = "max">(x, j, u)""",
+    "scatter of many into one": """a = Constant<value_ints = [1]>() f = Flatten(x) u = ReduceSum<keepdims = 1>(f, a)
+        z = Constant<value_ints = [0]>() n = Shape(f) j = Expand(z, n) y = Identity(x)
+        m = ScatterElements<axis = 1, reduction = "max">(u, j, f)""",
     "high power": "k = Constant<value_float = 64.0>() y = Pow(x, k)",
     "pool over a stack": """k = Constant<value_float = 0.0>() z = Mul(x, k) s = Constant<value_ints = [0, 4, 1, 36]>()
         u = Reshape(x, s) v = Reshape(z, s) w = Concat<axis = 2>(u, v) p = MaxPool<kernel_shape = [2, 1]>(w)

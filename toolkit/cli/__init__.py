@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from aurep.cli import compare, demo, doctor, export, handoff, inspect, recipes, train, validate
-from aurep.errors import AurepError, Diverged
+from aurep.errors import AurepError, Diverged, one_line
 
 
 class _Group(click.Group):
@@ -31,7 +31,7 @@ class _Sentence(click.ClickException):
     exit_code = 2
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"aurep: {self.message}", err=True, file=file)
+        click.echo(f"aurep: {one_line(self.message)}", err=True, file=file)
 
 
 class _Failed(_Sentence):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aurep.cli.output import write_output
+from aurep.errors import one_line
 from aurep.frameworks import DRIVEN
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _progress(console: Console) -> Iterator[Callable[[int, dict[str, Any]], None
 def _print(found: Measurement, console: Console) -> None:
     from rich.text import Text
 
-    console.print(Text("\n".join(lines(found))), soft_wrap=True)
+    console.print(Text("\n".join(map(one_line, lines(found)))), soft_wrap=True)
 
 
 def lines(found: Measurement) -> list[str]:

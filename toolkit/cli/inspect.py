@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aurep.cli.output import write_output
+from aurep.errors import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,12 +57,12 @@ def _print(found: Inspection, console: Console) -> None:
     for row in found.sites:
         degree = "" if row["degree"] is None else str(row["degree"])
         costs = (f"{entry['sites'].get(row['name'], 0):,}" for entry in found.estimates)
-        table.add_row(Text(row["name"]), f"{row['elements']:,}", f"{row['kept']:,}", degree, *costs)
+        table.add_row(Text(one_line(row["name"])), f"{row['elements']:,}", f"{row['kept']:,}", degree, *costs)
     if found.estimates:
         others = (sum(n for name, n in e["sites"].items() if name not in named) for e in found.estimates)
         table.add_row("everything else", "", "", "", *(f"{cost:,}" for cost in others))
     console.print(table)
-    console.print(Text("\n".join(_totals(found))), soft_wrap=True)
+    console.print(Text("\n".join(map(one_line, _totals(found)))), soft_wrap=True)
 
 
 def _totals(found: Inspection) -> list[str]:

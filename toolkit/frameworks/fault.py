@@ -41,19 +41,26 @@ class Graph:
     @cached_property
     def constants(self) -> dict[str, NDArray[Any]]:
         """Values of Constant nodes, by output."""
-        import numpy as np
-        from onnx import numpy_helper
-
-        values = {}
-        for node in self.model.graph.node:
-            if node.op_type == "Constant" and not node.domain:
-                given = [a for a in node.attribute if a.name == "value" and a.HasField("t")]
-                values[node.output[0]] = numpy_helper.to_array(given[0].t) if given else np.zeros(())
-        return values
+        constants = (node for node in self.model.graph.node if node.op_type == "Constant" and not node.domain)
+        return {node.output[0]: _value(node) for node in constants if node.output}
 
     @property
     def calls(self) -> Iterator[Call]:
         return (Call(node, self) for node in self.model.graph.node)
+
+
+def _value(node: onnx.NodeProto) -> NDArray[Any]:
+    """What a Constant node holds, in whichever of its attributes; empty where that is no tensor of numbers."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    for attribute in node.attribute:
+        value = helper.get_attribute_value(attribute) if attribute.type else None
+        if isinstance(value, TensorProto):
+            return numpy_helper.to_array(value)
+        if attribute.name in ("value_int", "value_ints", "value_float", "value_floats"):
+            return np.asarray(value)
+    return np.zeros(0)
 
 
 @dataclass(frozen=True)

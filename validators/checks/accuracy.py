@@ -50,11 +50,12 @@ def check_accuracy(session: Session, data: Any, claim: InputClaim, training: Tra
     if bounds.minimum is not None:
         floors.append((bounds.minimum, f"the demanded {bounds.minimum:.2f} %"))
     if bounds.max_drop is not None:
-        reference = training.teacher_test_accuracy or training.test_accuracy
+        claims = [(training.teacher_test_accuracy, "teacher's"), (training.test_accuracy, "claimed")]
+        # A teacher that is said to be worse than its student would make room for any drop.
+        reference, name = max(((value, name) for value, name in claims if value is not None), default=(None, ""))
         if reference is None:
             problems.append("No accuracy of a teacher is claimed to measure a drop from; use --min-accuracy.")
         else:
-            name = "teacher's" if training.teacher_test_accuracy else "claimed"
             floors.append(
                 (reference - bounds.max_drop, f"the {name} {reference:.2f} % less {bounds.max_drop:g} points")
             )

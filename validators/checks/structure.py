@@ -67,7 +67,7 @@ def _format(artefact: Artefact, count: ReluCount | None, target: str) -> Iterato
         yield f"Opset {opset} was found, {_span(rules.opsets)} expected; export again with that opset."
     if not rules.ir_versions[0] <= model.ir_version <= rules.ir_versions[1]:
         yield f"IR version {model.ir_version} was found, {_span(rules.ir_versions)} expected; export the model again."
-    if artefact.external:
+    if artefact.external and artefact.metadata is not None:
         yield "Weights lie in other files; export a single file (below 2 GiB)."
     if count is not None and count.largest > MAX_ELEMENTS:
         yield f"A tensor has {count.largest:,} elements, too many to run; export a model of sane shapes."

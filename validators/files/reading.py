@@ -6,7 +6,6 @@ only from plain files in the model's own folder, so that a model cannot pull oth
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from aurep.errors import AurepError
-from aurep.metadata import PREFIX, Metadata
+from aurep.metadata import PREFIX, Metadata, parse_json
 from aurep.validators.files.storage import check_size, check_tensor, is_external, is_text, load_external, tensors_of
 
 MODEL_FILE = "model.onnx"
@@ -76,11 +75,11 @@ def read_model(file: Path) -> onnx.ModelProto:
 def read_json(file: Path) -> object:
     """Parse a JSON file of a bundle or run. Raises AurepError where it is absent or malformed."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return parse_json(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise AurepError(f"{file} cannot be read: {error.strerror}; export or train again.") from None
-    except (ValueError, RecursionError):
-        raise AurepError(f"{file} is not JSON; export or train again.") from None
+    except ValueError:
+        raise AurepError(f"{file} is not JSON that names each key once; export or train again.") from None
 
 
 def _metadata(model: onnx.ModelProto) -> tuple[Metadata | None, str | None]:

@@ -48,19 +48,18 @@ def _bodies(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
 
 def tensors_of(model: onnx.ModelProto) -> Iterator[TensorProto]:
     """Every tensor that the file stores, wherever it hides."""
-    node_lists = [function.node for function in model.functions]
-    for graph in [*graphs_of(model.graph), *(g for nodes in node_lists for g in _bodies(nodes))]:
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-        node_lists.append(graph.node)
-    for nodes in node_lists:
-        for attribute in (a for node in nodes for a in node.attribute):
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for sparse in [attribute.sparse_tensor] * attribute.HasField("sparse_tensor"):
-                yield from (sparse.values, sparse.indices)
+    return _tensors_in(model)
+
+
+def _tensors_in(message: Message) -> Iterator[TensorProto]:
+    """By the fields of the format itself, so that no place is forgotten."""
+    if isinstance(message, TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_MESSAGE:
+            for entry in value if field.is_repeated else [value]:
+                yield from _tensors_in(entry)
 
 
 def is_external(tensor: TensorProto) -> bool:
@@ -113,7 +112,9 @@ def _external_bytes(tensor: TensorProto, fields: dict[str, str], source: Path, f
 
 
 def check_tensor(tensor: TensorProto, file: Path) -> None:
-    """Refuse a tensor of unknown type or impossible dimensions."""
+    """Refuse a tensor of unknown type or impossible dimensions, or one that is a part of another."""
+    if tensor.HasField("segment"):
+        raise AurepError(f"{file}: tensor {tensor.name!r} is stored in segments; export the model again.")
     if any(dim < 0 for dim in tensor.dims):
         raise AurepError(f"{file}: tensor {tensor.name!r} has a negative dimension; export the model again.")
     if prod(dim for dim in tensor.dims if dim) > MAX_EXTENT:

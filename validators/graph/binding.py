@@ -6,11 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
+from aurep.validators.graph.facts import UncountableError
 from aurep.validators.graph.infer import STANDARD
 
 
 def versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
-    """Opset version by domain, the standard one under the empty name."""
+    """Opset version by domain, the standard one under the empty name. Raises UncountableError where ONNX has none."""
+    for entry in imports:
+        if entry.domain in STANDARD and not 1 <= entry.version <= onnx.defs.onnx_opset_version():
+            raise UncountableError(
+                f"opset {entry.version} is none that ONNX has, so what its operators do is unknown; export with opset "
+                f"{onnx.defs.onnx_opset_version()} or below."
+            )
     return {"" if entry.domain in STANDARD else entry.domain: entry.version for entry in imports}
 
 

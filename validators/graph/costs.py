@@ -96,8 +96,8 @@ def _window(call: Call) -> int:
 
 
 def _reduction(call: Call) -> int:
-    """A reduction to one extremum: one comparison less than the elements it takes in."""
-    return call.entering - call.leaving
+    """A reduction to one extremum: one comparison less than the elements it takes in; none over an empty axis."""
+    return max(call.entering - call.leaving, 0)
 
 
 def _top_k(call: Call) -> int:
@@ -172,7 +172,12 @@ def _scatter(call: Call) -> int:
     indices = call.given(1)
     if indices is None or not indices.constant:
         raise call.refuse("scatters to computed indices")
-    return call.leaving if call.attributes.get("reduction", b"none") in (b"max", b"min") else 0
+    if call.attributes.get("reduction", b"none") not in (b"max", b"min"):
+        return 0
+    updates = call.given(2)  # any number of them may meet in one element
+    if updates is None or updates.elements is None:
+        raise call.refuse("scatters a number of values that is not known")
+    return updates.elements
 
 
 def _size(call: Call) -> int:

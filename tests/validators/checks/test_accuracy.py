@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from aurep.errors import AurepError
-from aurep.metadata import InputClaim, TrainingClaim
+from aurep.metadata import InputClaim, Metadata, TrainingClaim
 from aurep.validators import validate
 from aurep.validators.checks.accuracy import Bounds, check_accuracy
 from aurep.validators.session import Session
@@ -74,3 +74,16 @@ def test_an_accuracy_bound_needs_data(bundle: Path) -> None:
 def test_a_bound_that_nothing_can_break_is_refused(bundle: Path, bound: dict[str, float]) -> None:
     with pytest.raises(AurepError, match="finite number"):
         validate(bundle, data="toy", **bound)
+
+
+def test_an_understated_teacher_makes_no_room(toy: tuple[Session, SimpleNamespace, InputClaim]) -> None:
+    """A teacher said to be worse than its student is not what a drop is measured from."""
+    training = TrainingClaim(data="other", test_accuracy=90.0, teacher_test_accuracy=1.0)
+    assert not check_accuracy(*toy, training, Bounds(max_drop=2.0)).passed
+
+
+@pytest.mark.parametrize("accuracy", [float("nan"), -1.0, 101.0, float("inf")])
+def test_an_accuracy_that_is_none_is_refused(accuracy: float) -> None:
+    honest = graphs.claim(graphs.hybrid()).model_dump(by_alias=True)
+    with pytest.raises(AurepError, match="teacher_test_accuracy"):
+        Metadata.check({**honest, "training": {"teacher_test_accuracy": accuracy}})

@@ -204,6 +204,18 @@ def test_a_fixed_batch_is_run_in_parts(batch: str, tmp_path: Path) -> None:
     assert validate(folder).passed
 
 
+def test_a_key_that_occurs_twice_is_refused(bundle: Path) -> None:
+    """Readers differ in which of the two they take."""
+    file = bundle / "budget.json"
+    file.write_text(file.read_text().replace('"relu_count": 20', '"relu_count": 20, "relu_count": 0', 1))
+    assert "names each key once" in hint(validate(bundle), "structure")
+    model = onnx.load(bundle / "model.onnx")
+    (entry,) = (entry for entry in model.metadata_props if entry.key == "aurep.comparisons")
+    entry.value = '{"Relu":0,"Relu":20}'
+    graphs.save(model, bundle / "model.onnx")
+    assert "names each key once" in hint(validate(bundle), "structure")
+
+
 def test_missing_samples_fail_a_bundle(bundle: Path) -> None:
     (bundle / "samples.npz").unlink()
     assert failed(validate(bundle)) == {"parity"}

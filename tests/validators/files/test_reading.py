@@ -48,6 +48,9 @@ def negative_dimension(path: Path) -> None:
     graphs.save(model, path)
 
 
+SEGMENT = TensorProto.Segment(begin=0, end=1)
+
+
 def planted(**fields: Any) -> Callable[[Path], object]:
     """A tensor beside those that the graph uses."""
 
@@ -85,6 +88,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "huge and empty": planted(data_type=TensorProto.FLOAT, dims=[2**62, 2**62, 0]),
     "raw texts": planted(data_type=TensorProto.STRING, dims=[1], raw_data=bytes(8)),
     "not text": not_text,
+    "segment": planted(data_type=TensorProto.FLOAT, dims=[4], float_data=[1.0] * 4, segment=SEGMENT),
 }
 
 
@@ -140,12 +144,38 @@ def test_external_references_must_fit(fields: dict[str, str], tmp_path: Path) ->
         validate(file)
 
 
-def test_external_weights_beside_the_model_are_read_but_not_the_format(tmp_path: Path) -> None:
+@pytest.mark.parametrize("claimed", [True, False])
+def test_external_weights_beside_the_model_are_read(claimed: bool, tmp_path: Path) -> None:
+    """torch's default; aurep writes one file, so that a file which claims to be aurep's must be one."""
+    made = graphs.hybrid()
+    (tmp_path / "data").write_bytes(graphs.initializer(made.model, "matrix").raw_data)
+    external(made.model, "data")
+    if claimed:
+        graphs.stamp(made.model, graphs.claim(made))
+    report = validate(graphs.save(made.model, tmp_path / "model.onnx"), budget=20)
+    assert ["structure"] * claimed == [check.name for check in report.checks if not check.passed]
+    assert "other files" in (report.checks[0].hint if claimed else " ".join(report.notes))
+
+
+def test_a_functions_default_is_a_tensor_of_the_file(tmp_path: Path) -> None:
+    """External data there would be read from wherever the program was started."""
+    model = graphs.parse(
+        "g (float[N, 4] x) => (float[N, 4] y) { y = evil.F(x) }"
+        '<domain: "evil", opset_import: ["" : 17]> F (a) => (b) { b = Identity(a) }'
+    )
+    tensor = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="absent")
+    model.functions[0].attribute_proto.append(onnx.helper.make_attribute("value", tensor))
+    with pytest.raises(AurepError, match="not a plain file in the model's own folder"):
+        validate(graphs.save(model, tmp_path / "model.onnx"))
+
+
+def test_an_opset_that_no_integer_holds_is_refused(tmp_path: Path) -> None:
     model = graphs.hybrid().model
-    (tmp_path / "data").write_bytes(graphs.initializer(model, "matrix").raw_data)
-    report = validate(graphs.save(external(model, "data"), tmp_path / "model.onnx"), budget=20)
-    assert [check.name for check in report.checks if not check.passed] == ["structure"]
-    assert "other files" in report.checks[0].hint
+    model.opset_import[0].version = 2**40
+    report = validate(graphs.save(model, tmp_path / "model.onnx"), budget=10**6)
+    assert not report.passed
+    assert "opset" in next(check.hint for check in report.checks if check.name == "relu-count")
 
 
 def test_an_absurd_shape_is_not_run(tmp_path: Path) -> None:
