@@ -15,8 +15,9 @@ S_k = sum_n g x^k per element and g = dL/dy:
 
 the last being the straight-through estimator of AutoReP (Peng et al., ICCV 2023) for the indicator parameters alpha.
 
-Once `normalise` was called, what is trained are factors over batch-normalised powers (see `aurep.powers`): in training
-mode c is made of them and the batch's statistics, in eval mode it is `coefficients`, which `follow` keeps up to date.
+Once `normalise` was called, what is trained are factors over normalised powers (see `aurep.powers`): in training mode
+c is made of them and the batch's statistics (while `frozen` is set, the running ones, which then stand still), in eval
+mode it is `coefficients`, which `follow` keeps up to date.
 
 While `blend` is set, alpha is a real factor instead and the mask plays no part (SNL, Cho et al., ICML 2022):
 
@@ -50,7 +51,8 @@ class HybridActivation(nn.Module):
         per_element: coefficients of shape (*shape, degree + 1) instead of (C, degree + 1).
         replaces: the kind of activation that it stands for.
 
-    `blend` (a plain attribute, no state) is set by a search that fades elements out, and never outlives it.
+    `blend` (a plain attribute, no state) is set by a search that fades elements out, and never outlives it; `frozen`
+    likewise by a phase that trains what evaluation computes.
     """
 
     mask: Tensor
@@ -71,6 +73,7 @@ class HybridActivation(nn.Module):
         self.per_element = per_element
         self.replaces = replaces
         self.blend = False
+        self.frozen = False
         self.register_buffer("mask", torch.ones(self.shape, dtype=torch.bool))
         self.alpha = nn.Parameter(torch.ones(self.shape))
         rows = self.shape if per_element else self.shape[:1]
@@ -89,17 +92,19 @@ class HybridActivation(nn.Module):
             )
         if torch.onnx.is_in_onnx_export():
             return self._symbolic(x)
-        coefficients = self._effective(x)
+        coefficients = self.effective(x)
         if self.blend:
             wide = widen(x)
             fallback = _polynomial(coefficients, wide)
             return (fallback + self.alpha * (wide.relu() - fallback)).to(x.dtype)
         return _hybrid(x, self.mask, self.alpha, coefficients)
 
-    def _effective(self, x: Tensor) -> Tensor | None:
-        """The coefficients that x is to be computed with."""
-        if not self.training or self.factors is None:
+    def effective(self, x: Tensor) -> Tensor | None:
+        """The coefficients that x (N, *shape) is to be computed with."""
+        if not self.training or self.factors is None or self.statistics is None:
             return self.coefficients
+        if self.frozen:
+            return fold(self.factors, self.statistics)
         statistics = power_statistics(x, self.degree)
         self._seen = statistics.detach()
         return fold(self.factors, statistics)

@@ -60,7 +60,7 @@ class NormedActivation(nn.Module):
         own = (first.weight, first.bias, first.mean, first.inverse)
         other = (second.weight, second.bias, second.mean, second.inverse) if second else (None, None, None, None)
         site = self.site
-        inputs = (z, residual, *own, *other, site.mask, site.alpha, site.coefficients)
+        inputs = (z, residual, *own, *other, site.mask, site.alpha, site.effective(z))
         fused: Tensor = NormedFunction.apply(*inputs)  # type: ignore[no-untyped-call]  # torch's
         return fused
 
@@ -70,9 +70,8 @@ class NormedActivation(nn.Module):
         alike = residual is None or (residual.dtype == z.dtype and residual.shape == z.shape)
         several = z.numel() > z.shape[1]  # of a single value per channel there is no variance: the norm says so
         inside = all(m.training for m in modules) and tuple(z.shape[1:]) == self.site.shape
-        plain = (
-            not self.site.blend and self.site.factors is None
-        )  # factors need the statistics of u before they meet it
+        # Factors over the batch's own statistics need those of u before they meet it.
+        plain = not self.site.blend and (self.site.factors is None or self.site.frozen)
         return inside and alike and several and plain and not (hooked or torch.compiler.is_compiling())
 
 

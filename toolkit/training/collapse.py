@@ -97,7 +97,7 @@ class Standard:
             fell += "no site's inputs grew" if inputs else "without a validation split nobody saw the sites' inputs"
         return (
             f"{fell}. Lower {phase}.lr and {phase}.coefficient_lr, raise {phase}.epochs or {phase}.range_weight, keep "
-            f"{phase}.normalise = true and {phase}.clip_norm above 0, or allow a larger budget."
+            f"{phase}.normalise on and {phase}.clip_norm above 0, or allow a larger budget."
         )
 
 

@@ -13,8 +13,10 @@ from torch.nn import functional as F
 from aurep.activation import HybridActivation
 from aurep.errors import AurepError
 from aurep.kernels.eager import per_channel, widen
+from aurep.powers import power_statistics
 from aurep.training.config import StudentConfig
 
+_IMAGES_SHARE = 4  # one image in so many is looked at for its range
 _LEAST_VARIANCE = 1e-5  # that of batch norms: a dead channel has no tails
 
 
@@ -109,8 +111,9 @@ class RangePenalty:
 
         weight * sum over sites of mean over images of sum over elements of max(0, |x - mean| / sigma - limit)^2
 
-    with mean and sigma of the element's channel in the batch. What lies within `limit` deviations is left alone,
-    whatever the site's scale, and the gradient grows with the excess no faster than linearly.
+    with mean and sigma of the element's channel. What lies within `limit` deviations is left alone, whatever the site's
+    scale, and the gradient grows with the excess no faster than linearly. Images are drawn at random, so the first
+    quarter of a batch stands for all of it.
 
     The idea is PILLAR's (Diaa et al., "Fast and Private Inference of Deep Neural Networks by Co-designing Activation
     Functions", USENIX Security 2024), whose tenth power of the absolute value lets a single outlier decide a step.
@@ -123,7 +126,12 @@ class RangePenalty:
 
     def _see(self, site: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if site.training:
-            excess: Tensor = _Excess.apply(inputs[0], self.limit)  # type: ignore[no-untyped-call]  # torch's
+            assert isinstance(site, HybridActivation)
+            x = inputs[0][: -(-len(inputs[0]) // _IMAGES_SHARE)]
+            statistics = power_statistics(x.detach(), 1) if site.statistics is None else site.statistics
+            mean, variance = statistics[0], statistics[1]
+            inverse = torch.rsqrt(variance + _LEAST_VARIANCE)
+            excess: Tensor = _Excess.apply(x, mean, inverse, self.limit)  # type: ignore[no-untyped-call]  # torch's
             self._excesses.append(excess)
 
     def __call__(self) -> Tensor:
@@ -143,21 +151,19 @@ class _Excess(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:
-        variance, mean = torch.var_mean(widen(x), (0, *range(2, x.dim())), correction=0)
-        inverse = torch.rsqrt(variance + _LEAST_VARIANCE)
+    def forward(ctx: Any, x: Tensor, mean: Tensor, inverse: Tensor, limit: float) -> Tensor:
         ctx.save_for_backward(x, mean, inverse)
         ctx.limit = limit
         return _beyond(x, mean, inverse, limit).square_().sum() / len(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         x, mean, inverse = ctx.saved_tensors
         factor = per_channel(2 / len(x) * grads[0] * inverse, x)
-        return (_beyond(x, mean, inverse, ctx.limit) * factor).to(x.dtype), None
+        return _beyond(x, mean, inverse, ctx.limit).mul_(factor).to(x.dtype), None, None, None
 
 
 def _beyond(x: Tensor, mean: Tensor, inverse: Tensor, limit: float) -> Tensor:
-    z = (widen(x) - per_channel(mean, x)) * per_channel(inverse, x)
+    z = (widen(x) - per_channel(mean, x)).mul_(per_channel(inverse, x))
     return z.sub_(z.clamp(-limit, limit))

@@ -153,7 +153,7 @@ class Pipeline:
         student.requires_grad_(True)
         if state is None:
             self._refit(student)
-            self._normalise(student, config)
+        self._normalise(student, config)
         policy = self._policy(student)
         taught, activations = self._watched(teacher, student, config, policy.uses_teacher)
         if policy.uses_teacher and taught is not None:
@@ -173,14 +173,16 @@ class Pipeline:
 
     def _normalise(self, student: nn.Module, config: StudentConfig) -> None:
         """Polynomials as `config` trains them: over normalised powers, by the first training images, or plain."""
-        normalised = any(site.factors is not None for site in hybrid_sites(student))
-        if not config.normalise or narrower(student):  # narrower networks take slices of plain coefficients
-            for site in hybrid_sites(student):
+        sites = hybrid_sites(student)
+        for site in sites:
+            site.frozen = config.normalise == "running"
+        if config.normalise == "no" or narrower(student):  # narrower networks take slices of plain coefficients
+            for site in sites:
                 site.settle()
-        elif not normalised:
+        elif not any(site.factors is not None for site in sites):
             loader = self._loader("train")
             normalise_polynomials(student, loader.epoch(0), -(-self.config.search.calibration // loader.batch_size))
-            for site in hybrid_sites(student):
+            for site in sites:
                 if site.statistics is not None:
                     site.normalise(self.fabric.broadcast(site.statistics))
 
@@ -188,8 +190,7 @@ class Pipeline:
         self, engine: Engine, teacher: nn.Module, student: nn.Module, held_to: Standard, state: dict[str, Any] | None
     ) -> None:
         student.requires_grad_(True)
-        if state is None:
-            self._normalise(student, self.config.finetune)
+        self._normalise(student, self.config.finetune)
         taught, activations = self._watched(teacher, student, self.config.finetune)
         phase = Phase("finetune", student, self.config.finetune, taught, choose_best=True, standard=held_to)
         self._fit(engine, phase, activations, state)

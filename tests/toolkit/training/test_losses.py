@@ -96,7 +96,7 @@ def test_range_penalty_is_the_squared_excess_over_the_limit_in_deviations(
     student(torch.randn(5, 1, 6, 6))
     expected = 0.0
     for x in seen:
-        values = x.detach().double().numpy()
+        values = x.detach().double().numpy()[:2]  # a quarter of five images, rounded up
         others = (0, *range(2, values.ndim))
         z = (values - values.mean(others, keepdims=True)) / np.sqrt(values.var(others, keepdims=True) + 1e-5)
         expected += 0.5 * (np.maximum(np.abs(z) - 1.5, 0) ** 2).sum() / len(values)
@@ -113,13 +113,13 @@ def test_range_penalty_pulls_outliers_in_and_leaves_the_rest_alone() -> None:
     site = aurep.HybridActivation((2, 8, 8))
     penalty = RangePenalty([site], 1.0, 4.0)
     x = torch.randn(16, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    x[3, 1, 2, 2], x[5, 0, 1, 1] = 40.0, -30.0
+    x[3, 1, 2, 2], x[1, 0, 1, 1] = 40.0, -30.0
     x.requires_grad_()
     site.train()(x)
     penalty().backward()
     assert x.grad is not None
     assert x.grad[3, 1, 2, 2] > 0
-    assert x.grad[5, 0, 1, 1] < 0
+    assert x.grad[1, 0, 1, 1] < 0
     assert int(x.grad.count_nonzero()) == 2
 
 
