@@ -16,8 +16,10 @@ S_k = sum_n g x^k per element and g = dL/dy:
 the last being the straight-through estimator of AutoReP (Peng et al., ICCV 2023) for the indicator parameters alpha.
 
 Once `normalise` was called, what is trained are factors over normalised powers (see `aurep.powers`): in training mode
-c is made of them and the batch's statistics (while `frozen` is set, the running ones, which then stand still), in eval
-mode it is `coefficients`, which `follow` keeps up to date.
+c is made of them and the batch's statistics, in eval mode it is `coefficients`, made of the running ones, which
+`follow` keeps up to date. A batch with an outlier has statistics that hold it down, evaluation has not: so a share
+`running` of the statistics can be the running ones in training too, and at 1 they are alone, stand still, and training
+computes what evaluation does.
 
 While `blend` is set, alpha is a real factor instead and the mask plays no part (SNL, Cho et al., ICML 2022):
 
@@ -51,8 +53,8 @@ class HybridActivation(nn.Module):
         per_element: coefficients of shape (*shape, degree + 1) instead of (C, degree + 1).
         replaces: the kind of activation that it stands for.
 
-    `blend` (a plain attribute, no state) is set by a search that fades elements out, and never outlives it; `frozen`
-    likewise by a phase that trains what evaluation computes.
+    `blend` (a plain attribute, no state) is set by a search that fades elements out, and never outlives it; `running`,
+    in [0, 1], likewise by a phase.
     """
 
     mask: Tensor
@@ -73,7 +75,7 @@ class HybridActivation(nn.Module):
         self.per_element = per_element
         self.replaces = replaces
         self.blend = False
-        self.frozen = False
+        self.running = 0.0
         self.register_buffer("mask", torch.ones(self.shape, dtype=torch.bool))
         self.alpha = nn.Parameter(torch.ones(self.shape))
         rows = self.shape if per_element else self.shape[:1]
@@ -103,11 +105,11 @@ class HybridActivation(nn.Module):
         """The coefficients that x (N, *shape) is to be computed with."""
         if not self.training or self.factors is None or self.statistics is None:
             return self.coefficients
-        if self.frozen:
+        if self.running >= 1:
             return fold(self.factors, self.statistics)
         statistics = power_statistics(x, self.degree)
         self._seen = statistics.detach()
-        return fold(self.factors, statistics)
+        return fold(self.factors, torch.lerp(statistics, self.statistics, self.running))
 
     def polynomial(self, x: Tensor) -> Tensor:
         """p(x) at all elements, for x of shape (N, *shape); x itself at degree 0."""

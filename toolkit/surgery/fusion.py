@@ -71,7 +71,7 @@ class NormedActivation(nn.Module):
         several = z.numel() > z.shape[1]  # of a single value per channel there is no variance: the norm says so
         inside = all(m.training for m in modules) and tuple(z.shape[1:]) == self.site.shape
         # Factors over the batch's own statistics need those of u before they meet it.
-        plain = not self.site.blend and (self.site.factors is None or self.site.frozen)
+        plain = not self.site.blend and (self.site.factors is None or self.site.running >= 1)
         return inside and alike and several and plain and not (hooked or torch.compiler.is_compiling())
 
 

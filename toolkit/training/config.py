@@ -144,7 +144,7 @@ class StudentConfig(PhaseConfig):
     pram_weight: Weight = 0.0  # of the teacher's attention maps; SENet finetunes with 1000
     range_weight: Weight = 0.01  # of a penalty on inputs further than `range_limit` deviations from their mean
     range_limit: Rate = 6.0
-    normalise: Literal["batch", "running", "no"] = "batch"  # statistics of the powers that polynomials are of
+    normalise: bool = True  # train polynomials over batch-normalised powers (AESPA): deep networks collapse without
     clip_norm: Weight = 1.0  # a batch with an outlier shall not decide a step alone
 
 
@@ -173,7 +173,7 @@ class FinetuneConfig(StudentConfig):
     """[finetune]: masks frozen."""
 
     epochs: Epochs = 20
-    normalise: Literal["batch", "running", "no"] = "running"  # trains what evaluation computes, tails and all
+    running_by: Annotated[float, Field(ge=0, le=1)] = 0.7  # share after which statistics are running ones; 0: never
 
 
 class Config(_Section):

@@ -142,6 +142,7 @@ class Engine:
     def _train_epoch(self, work: Work, loader: Loader, stop: StopSignal) -> None:
         phase, counters = work.phase, work.counters
         phase.model.train()
+        sites = hybrid_sites(phase.model)
         length, steps = len(loader), phase.config.epochs * len(loader)
         totals = torch.tensor(counters.totals, dtype=torch.float64, device=self.fabric.device)
         before, started = counters.seconds, time.perf_counter()
@@ -150,6 +151,8 @@ class Engine:
             torch.manual_seed(derive(self.seed, phase.name, counters.epoch, step))
             done = counters.epoch * length + step
             set_learning_rate(work.optimizer, phase.config, done, steps)
+            for site in sites:
+                site.running = min(1.0, done / steps / phase.running_by) if phase.running_by else 0.0
             totals += train_step(self.fabric, phase, work.model, work.optimizer, x, y)
             work.outcome.follow()
             if phase.policy:

@@ -27,6 +27,8 @@ class Phase:
         terms: added to the loss.
         upkeep: done to the model `upkeeps` times, evenly spread over the phase's steps.
         choose_best: end with the epoch of highest validation accuracy (mean with `narrower`'s) instead of the last.
+        running_by: share of the phase over which the sites' statistics go over from the batch's to the running ones; 0:
+            they stay the batch's.
         standard: what `model` is held to after every epoch; None: nothing.
         narrower: `model` at smaller widths, which share its weights: in every step the loss of each is added.
     """
@@ -40,5 +42,6 @@ class Phase:
     upkeep: Callable[[nn.Module], None] | None = None
     upkeeps: int = 0
     choose_best: bool = False
+    running_by: float = 0.0
     standard: Standard | None = None
     narrower: Sequence[Narrow] = ()

@@ -174,9 +174,7 @@ class Pipeline:
     def _normalise(self, student: nn.Module, config: StudentConfig) -> None:
         """Polynomials as `config` trains them: over normalised powers, by the first training images, or plain."""
         sites = hybrid_sites(student)
-        for site in sites:
-            site.frozen = config.normalise == "running"
-        if config.normalise == "no" or narrower(student):  # narrower networks take slices of plain coefficients
+        if not config.normalise or narrower(student):  # narrower networks take slices of plain coefficients
             for site in sites:
                 site.settle()
         elif not any(site.factors is not None for site in sites):
@@ -193,6 +191,7 @@ class Pipeline:
         self._normalise(student, self.config.finetune)
         taught, activations = self._watched(teacher, student, self.config.finetune)
         phase = Phase("finetune", student, self.config.finetune, taught, choose_best=True, standard=held_to)
+        phase.running_by = self.config.finetune.running_by
         self._fit(engine, phase, activations, state)
 
     def _policy(self, student: nn.Module) -> Policy:
