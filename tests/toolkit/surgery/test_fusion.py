@@ -14,7 +14,7 @@ import aurep
 from aurep.kernels import CHOICES, cpu_build, using
 from aurep.models import build_model
 from aurep.modes import evaluating
-from aurep.surgery import hybrid_sites
+from aurep.surgery import hybrid_sites, normalise_polynomials
 from aurep.surgery.fusion import NormedActivation, fuse
 from tests.tolerances import FLOAT32, FLOAT64
 from tests.toolkit.kernels.comparing import double
@@ -84,6 +84,23 @@ def test_all_results_equal_the_unfused_ones(degree: int) -> None:
 
 
 @pytest.mark.skipif(not cpu_build.available(), reason=cpu_build.describe())
+@pytest.mark.parametrize("running", [0.0, 0.5, 1.0], ids=["batch", "between", "running"])
+def test_normalised_powers_give_the_same_fused_where_their_statistics_stand_still_and_unfused_otherwise(
+    running: float,
+) -> None:
+    model = prepared(Shortcuts()).double()
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    normalise_polynomials(model, [torch.randn(16, 3, 8, 8, dtype=torch.float64)])
+    for site in hybrid_sites(model):
+        site.running = running
+    model.train()
+    twin = copy.deepcopy(model)
+    expected, found = trained(twin, twin, x), trained(model, fuse(model), x)
+    assert any(key.endswith("factors") for key in found)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=FLOAT64, atol=FLOAT64)
+
+
 def test_compiled_kernels_give_the_same() -> None:
     model = prepared(build_model("resnet9", num_classes=10, width=4), size=16)
     x = torch.randn(4, 3, 16, 16)
