@@ -72,8 +72,8 @@ def count_work(model: onnx.ModelProto) -> Work:
         shares: Counts = Counter({key: n if key == "weights" else n // batch for key, n in work.items()})
         if any(shares.values()):
             nodes.append((site_name(outermost), +shares))
-        products[tuple(outermost.output)] += visit.trips * (visit.call.node.op_type in PRODUCTS)
-        compared[tuple(outermost.output)] += visit.trips * (visit.compared > 0)
+        products[tuple(outermost.output)] += visit.call.node.op_type in PRODUCTS
+        compared[tuple(outermost.output)] += visit.compared > 0
     return Work(
         tuple(nodes),
         depth(model.graph, lambda node: products[tuple(node.output)]),
@@ -84,8 +84,7 @@ def count_work(model: onnx.ModelProto) -> Work:
 def _of_visit(visit: Visit, stored: Container[str]) -> Counts:
     if visit.compared or not visit.call.outputs:
         return Counts({"compared": visit.compared})
-    once = _multiplied(visit.call, stored)
-    return Counter({key: count * visit.trips for key, count in once.items()})
+    return _multiplied(visit.call, stored)
 
 
 def _multiplied(call: Call, stored: Container[str]) -> Counts:

@@ -1,17 +1,20 @@
 """How many elements per image a graph really compares, counted from the graph alone.
 
-A dynamic batch is counted at several sizes, two of them drawn at random: every computed tensor, and so the cost, must
-be the same multiple of it each time. One size is beyond what anybody runs: what is cut from the batch by fixed bounds
-is of fixed size there, or empty at a batch of 1. A fixed batch is divided out where the first input and the first
-output share it and no operator may mix its images; otherwise the whole batch counts as one image.
+A dynamic batch is proven to cost the same for every image, however many there are. What operators may do with a number
+derived from it are sums and products (`graph.infer`); what they make of a tensor is then cut, padded or divided by
+constants. So each dimension is a function of the batch that is rational, or has one constant slope from some batch on;
+it must equal the same affine function at five sizes: 1, 2, 3, one drawn from 4 to 63, and one beyond what anybody runs.
+Computed tensors, and so costs, must be multiples of the batch. A fixed batch is divided out where the first output has
+it too and no operator may mix its images; otherwise the whole batch counts as one image.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 import onnx
@@ -41,6 +44,7 @@ class ReluCount:
         total: ReLU-like elements: everything that can serve as a ReLU, in whatever disguise.
         pooling: elements compared by max-pooling proper, which no ReLU can hide in.
         sites: where the ReLU-like elements are.
+        nodes: the same by the first output of the main graph's node that they belong to.
         comparisons: operator type -> elements, pooling included; what `aurep.comparisons` claims.
         largest: elements of the largest tensor.
         batch: the fixed batch size; None where it is dynamic.
@@ -49,6 +53,7 @@ class ReluCount:
     total: int
     pooling: int
     sites: tuple[SiteCount, ...]
+    nodes: dict[str, int]
     comparisons: dict[str, int]
     largest: int
     batch: int | None
@@ -73,52 +78,74 @@ def count(model: onnx.ModelProto, pointwise: Mapping[str, str] | None = None) ->
     """`count_relus` of a parsed model; `pointwise`: see `Walk`."""
     batch = fixed_batch(model)
     if batch is not None:
-        walk = _walk(model, batch, pointwise or {})
-        return _per_image(walk, batch if walk.rows else 1, batch)
+        walk, found = walk_at(model, batch, pointwise)
+        shared = walk.rows and (_output(model, found).shape or (0,))[0] == batch
+        return _per_image(walk, batch if shared else 1, batch)
     sizes = (1, 2, 3, 4 + secrets.randbelow(60), UNHEARD_OF + secrets.randbelow(UNHEARD_OF))
-    walks = [_walk(model, size, pointwise or {}) for size in sizes]
+    walks = [_walk(model, size, pointwise) for size in sizes]
+    _check_affine([walk.tensors for walk in walks], sizes)
     for size, other in zip(sizes, walks, strict=True):
-        _check_proportion(walks[0], other, size)
+        if other.comparisons != [replace(entry, elements=entry.elements * size) for entry in walks[0].comparisons]:
+            raise UncountableError(_OUT_OF_PROPORTION.format("the number of comparisons"))
     return _per_image(walks[0], 1, None)
 
 
-def _check_proportion(one: Walk, other: Walk, size: int) -> None:
-    """`other` must be what `one` is for a single image, `size` times."""
-    costs = [replace(entry, elements=entry.elements * size) for entry in one.comparisons]
-    if other.comparisons != costs or other.sizes != [elements * size for elements in one.sizes]:
-        raise UncountableError(
-            "the number of comparisons or the size of a tensor does not grow in proportion to the batch, so a count "
-            "per image has no meaning; export with a fixed batch, or without operators that select or mix images."
-        )
+_OUT_OF_PROPORTION = (
+    "{} does not grow in proportion to the batch, so a count per image has no meaning; export with a fixed batch, or "
+    "without operators that select or mix images."
+)
 
 
-def _walk(model: onnx.ModelProto, batch: int, pointwise: Mapping[str, str]) -> Walk:
+def _check_affine(tensors: Sequence[Sequence[Fact]], sizes: Sequence[int]) -> None:
+    """Dimensions, and numbers made of the batch, must be affine in it; elements of computed tensors, multiples."""
+    for facts in zip(*tensors, strict=True):
+        same_kind = len({(fact.shape is None, fact.batched and fact.data is not None) for fact in facts}) == 1
+        shapes = [list(fact.shape or ()) for fact in facts]
+        numbers = [fact.data.reshape(-1).tolist() if fact.batched and fact.data is not None else [] for fact in facts]
+        if not (same_kind and _is_affine(shapes, sizes) and _is_affine(numbers, sizes)):
+            raise UncountableError(_OUT_OF_PROPORTION.format("the size of a tensor"))
+        elements = [prod(dim for dim in shape if dim) for shape in shapes]
+        if not facts[0].constant and shapes[0] and elements != [elements[0] * size for size in sizes]:
+            raise UncountableError(_OUT_OF_PROPORTION.format("the size of a tensor"))
+
+
+def _is_affine(values: Sequence[Sequence[int]], sizes: Sequence[int]) -> bool:
+    """Whether `values`, a row for each of `sizes` (1, 2, ...), follow the line through the first two."""
+    if len({len(row) for row in values}) > 1:
+        return False
+    steps = [(a, b - a) for a, b in zip(values[0], values[1], strict=True)]
+    return all(list(row) == [a + step * (n - 1) for a, step in steps] for row, n in zip(values, sizes, strict=True))
+
+
+def _walk(model: onnx.ModelProto, batch: int, pointwise: Mapping[str, str] | None) -> Walk:
+    """The batch must be there at the end, or one image's work would count as a batch's."""
     walk, found = walk_at(model, batch, pointwise)
-    _check_output(model, found, batch)
-    return walk
-
-
-def _check_output(model: onnx.ModelProto, found: Mapping[str, Fact], batch: int) -> None:
-    """The batch that is divided out must be there at the end, or one image's work would count as a batch's."""
-    name = model.graph.output[0].name
-    if name not in found:
-        raise UncountableError(f"the graph never computes its output {name!r}; export the model again.")
-    shape = found[name].shape
-    if batch > 1 and (not shape or shape[0] != batch):
+    shape = _output(model, found).shape
+    if not shape or shape[0] != batch:
         raise UncountableError(
             f"the input holds a batch of {batch} images but the output's shape is {shape}, so a count per image has no "
             "meaning; export with one output row an image."
         )
+    return walk
+
+
+def _output(model: onnx.ModelProto, found: Mapping[str, Fact]) -> Fact:
+    name = model.graph.output[0].name
+    if name not in found:
+        raise UncountableError(f"the graph never computes its output {name!r}; export the model again.")
+    return found[name]
 
 
 def _per_image(walk: Walk, divisor: int, batch: int | None) -> ReluCount:
     types: Counter[str] = Counter()
     sites: Counter[str] = Counter()
+    nodes: Counter[str] = Counter()
     for entry in walk.comparisons:
         types[entry.op_type] += entry.elements
         if not entry.pooling:
             sites[entry.site] += entry.elements
-    if any(elements % divisor for elements in (*types.values(), *sites.values())):
+            nodes[entry.node] += entry.elements
+    if any(elements % divisor for elements in (*types.values(), *nodes.values())):
         raise UncountableError(
             f"the comparisons do not divide by the batch of {divisor}, so a count per image has no meaning; "
             "export with a batch that every layer keeps."
@@ -129,6 +156,7 @@ def _per_image(walk: Walk, divisor: int, batch: int | None) -> ReluCount:
         total,
         pooling,
         tuple(SiteCount(name, elements // divisor) for name, elements in sites.items()),
+        {name: elements // divisor for name, elements in nodes.items()},
         {op: elements // divisor for op, elements in sorted(types.items())},
         walk.largest,
         batch,

@@ -52,7 +52,9 @@ class Session:
 
     def run(self, inputs: NDArray[Any]) -> NDArray[Any]:
         """Logits (N, classes) for inputs (N, ...), batch by batch."""
-        return np.concatenate([found[0][:used] for found, used in self._batches(inputs)])
+        size = self.batch or BATCH
+        batches = ((np.atleast_1d(found[0]), used) for found, used in self._batches(inputs))
+        return np.concatenate([logits if used == size else logits[:used] for logits, used in batches])
 
     def run_all(self, inputs: NDArray[Any]) -> Iterator[dict[str, NDArray[Any]]]:
         """Every output by name, batch by batch."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from aurep import HybridActivation
 from aurep.errors import AurepError
+from aurep.metadata import TrainingClaim
 from aurep.validators import validate
 from tests.validators import graphs
 
@@ -54,6 +55,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         path=folder,
         model=Eager(made).eval(),
         samples=lambda count: (inputs[:count], np.zeros(len(inputs[:count]), np.int64)),
+        training=TrainingClaim(data="toy"),
         config=SimpleNamespace(data=SimpleNamespace(name="npz:absent.npz", dir=None)),
     )
     monkeypatch.setattr("aurep.training.load_run", lambda path: found)
@@ -83,3 +85,19 @@ def test_a_fault_is_localised_to_its_site(run: SimpleNamespace, bundle: Path) ->
 def test_data_that_was_asked_for_must_be_there(run: SimpleNamespace, bundle: Path) -> None:
     with pytest.raises(AurepError, match=r"absent\.npz"):
         validate(bundle, run=run.path, min_accuracy=10.0)
+
+
+def test_a_drop_is_measured_from_the_teacher_of_the_run(
+    run: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the file says of it."""
+    made = graphs.hybrid()
+    modest = TrainingClaim(data="toy", teacher_test_accuracy=1.0)
+    folder = graphs.bundle(tmp_path / "b", made, graphs.claim(made, training=modest))
+    images = np.random.default_rng(0).integers(0, 256, (8, *graphs.SHAPE), dtype=np.uint8)
+    toy = SimpleNamespace(name="toy", x_test=images, y_test=np.full(8, -1))  # none is right
+    monkeypatch.setattr("aurep.validators.checks.accuracy.load", lambda *_, **__: toy)
+    assert validate(folder, data="toy", max_accuracy_drop=2.0).passed
+    run.training = TrainingClaim(data="toy", teacher_test_accuracy=90.0)
+    report = validate(folder, run=run.path, data="toy", max_accuracy_drop=2.0)
+    assert "accuracy" in [check.name for check in report.checks if not check.passed]

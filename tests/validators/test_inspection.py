@@ -51,17 +51,6 @@ def test_a_function_is_as_deep_as_its_body(tmp_path: Path) -> None:
     assert found.counts == {"compared": 4 * ELEMENTS, "products": 2 * ELEMENTS}
 
 
-def test_a_loop_is_as_deep_as_its_trips(tmp_path: Path) -> None:
-    made = graphs.body(
-        """trips = Constant<value = int64 {3}>() on = Constant<value = bool {1}>()
-        y = Loop (trips, on, x) <body = b (int64 i, bool go, float[N, 4, 6, 6] a) => (bool same, float[N, 4, 6, 6] c)
-        { same = Identity(go) b = Abs(a) c = Mul(b, b) }>"""
-    )
-    found = looked_at(made, tmp_path)
-    assert (found.depth, found.compared_depth) == (3, 3)
-    assert found.counts == {"compared": 3 * ELEMENTS, "products": 3 * ELEMENTS}
-
-
 def test_constants_are_on_no_path(tmp_path: Path) -> None:
     found = looked_at(graphs.body(f"{SLOPE} t = Mul(s, s) u = Abs(t) y = Mul(x, u)"), tmp_path)
     assert (found.depth, found.compared_depth) == (1, 0)

@@ -117,9 +117,6 @@ LAYERS = {
     "relu": "g = Relu(h)",
     "no comparison": "g = Neg(h)",
     "function": "g = evil.Hide(h)",
-    "loop": """m@ = Constant<value_int = 2>() c@ = Constant<value_int = 1>() d@ = Cast<to = 9>(c@)
-        g = Loop(m@, d@, h) <body = l@ (int64 i@, bool go@, float s@) => (bool stay@, float r@)
-        { stay@ = Identity(go@) r@ = Relu(s@) }>""",
     "flat relu": "f@ = Flatten(h) r@ = Relu(f@) z@ = Shape(h) g = Reshape(r@, z@)",
     "some": """f@ = Flatten(h) i@ = Constant<value_ints = [0, 3, 5]>() k@ = Gather<axis = 1>(f@, i@) r@ = Relu(k@)
         j@ = Constant<value_ints = [1]>() s@ = ReduceSum<keepdims = 1>(r@, j@) g = Add(h, h)""",

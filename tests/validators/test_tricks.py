@@ -150,8 +150,11 @@ def test_function_attributes_reach_the_body() -> None:
     assert count(graphs.parse(text)).comparisons == {"MaxPool": 4 * 5 * 6}
 
 
-def test_a_loop_counts_its_trips() -> None:
-    assert count(graphs.body(tricks.BODIES["loop"])).total == 3 * tricks.ELEMENTS
+@pytest.mark.parametrize("name", ["if", "loop", "scan"])
+def test_control_flow_is_refused(name: str) -> None:
+    """A constant condition or trip count too: no private-inference framework runs it."""
+    with pytest.raises(UncountableError, match="a graph of its own"):
+        count(graphs.body(tricks.BODIES[name]))
 
 
 def test_a_default_input_is_not_taken_for_a_constant() -> None:
@@ -191,6 +194,51 @@ def test_a_site_that_sets_zeros_between_keeps_no_pooling(tmp_path: Path) -> None
     assert (found.total, found.pooling) == (4 * 6 * 3, 0)
 
 
+# Twice the ReLUs, but only at a batch of 7: `e` is 1 there and 0 at any other that is likely to be tried.
+SEVEN = """h = Shape(x) z = Constant<value_ints = [0]>() n = Gather(h, z) k = Constant<value_ints = [7]>()
+    o = Constant<value_ints = [1]>() d = Sub(n, k) {e} t = Add(o, e) r = Concat<axis = 0>(o, t, o, o) w = Tile(x, r)
+    v = Relu(w) y = Identity(x)"""
+AT_SEVEN = {
+    "cast to bool": "b = Cast<to = 9>(d) c = Cast<to = 7>(b) e = Sub(o, c)",
+    "cast to byte": "f = Mul(d, d) b = Cast<to = 2>(f) c = Cast<to = 9>(b) g = Cast<to = 7>(c) e = Sub(o, g)",
+    "table": """p = Constant<value_ints = [0, 0, 0, 0, 0, 0, 0, 1, 0, 0]>() b = Cast<to = 2>(n) c = Cast<to = 9>(b)
+        g = Cast<to = 7>(c) m = Mul(g, k) e = Gather(p, m)""",
+    "slice of a table": """p = Constant<value_ints = [0, 0, 0, 0, 0, 0, 0, 1, 0, 0]>() q = Add(n, o) u = Slice(p, n, q)
+        e = ReduceSum<keepdims = 1>(u, z)""",
+    "comparison": "b = Equal(n, k) e = Cast<to = 7>(b)",
+    "quotient": "f = Add(d, o) g = Div(o, f) j = Constant<value_ints = [0]>() e = Mul(g, j)",
+    "overflow": """b = Constant<value_ints = [4611686018427387904]>() c = Mul(n, b) f = Mul(c, b) e = Add(f, z)""",
+    "cast to a float": "f = Cast<to = 1>(d) g = Cast<to = 9>(f) c = Cast<to = 7>(g) e = Sub(o, c)",
+}
+
+
+@pytest.mark.parametrize("name", AT_SEVEN)
+def test_what_hangs_on_the_batch_must_be_affine(name: str) -> None:
+    """However unlikely the batch is at which it costs more."""
+    model = graphs.body(SEVEN.format(e=AT_SEVEN[name]))
+    with pytest.raises(UncountableError):
+        count(model)
+
+
+@pytest.mark.parametrize("width", [8, 100, 2**40])
+def test_a_piece_of_the_batch_is_not_a_share_of_it(width: int) -> None:
+    text = f"""a = Constant<value_ints = [3]>() b = Constant<value_ints = [{width}]>() z = Constant<value_ints = [0]>()
+        u = Slice(x, a, b, z) r = Relu(u) y = Identity(x)"""
+    with pytest.raises(UncountableError, match="proportion"):
+        count(graphs.body(text))
+
+
+@pytest.mark.parametrize("half", ["h = Cast<to = 10>(x) r = Add(h, h) y = Cast<to = 1>(r)", "y = Cast<to = 16>(x)"])
+def test_arithmetic_in_half_precision_is_refused(half: str) -> None:
+    with pytest.raises(UncountableError, match="16-bit"):
+        count(graphs.body(half))
+
+
+def test_weights_in_half_precision_are_not() -> None:
+    lines = "w = Constant<value = float16[4, 1, 1] {1, 2, 3, 4}>() v = Cast<to = 1>(w) h = Mul(x, v) y = Relu(h)"
+    assert count(graphs.body(lines)).comparisons == {"Relu": tricks.ELEMENTS}
+
+
 FIRST = """a = Constant<value_ints = [0]>() b = Constant<value_ints = [1]>() s = Constant<value_ints = [8, 4, 6, 6]>()
     u = Slice(x, a, b, a) r = Relu(u) y = Expand(r, s)"""
 SPREAD = """z = Constant<value_ints = [0, 0, 0, 0, 0, 0, 0, 0]>() w = Gather(x, z) k = Constant<value_float = 2.0>()
@@ -212,11 +260,62 @@ def test_a_fixed_batch_that_serves_one_image_is_not_divided(lines: str, elements
         "p = Constant<value_ints = [0, 0, 1, 1, 0, 0, 0, 0]>() q = Pad(x, p) "
         "a = Constant<value_ints = [1, 1]>() b = Constant<value_ints = [7, 7]>() e = Constant<value_ints = [2, 3]>() "
         "z = Constant<value_ints = [2, 3]>() y0 = Slice(q, a, b, z) y = Relu(y0)",
+        "s = Constant<value_floats = [1.0, 1.0, 2.0, 2.0]>() q = Resize(x, , s) k = Constant<value_ints = [2, 2]>() "
+        "p = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(q) y = Relu(p)",
+        "m = ReduceMean<axes = [3]>(x) s = Constant<value_ints = [8, 4, 6, 6]>() e = Expand(m, s) y = Relu(e)",
+        "m = ReduceMean<axes = [3]>(x) s = Constant<value_ints = [1, 1, 1, 6]>() e = Tile(m, s) y = Relu(e)",
+        "w = Constant<value = float[2, 2] {1.0, 2.0, 3.0, 4.0}>() s = Constant<value_ints = [8, 4, 18, 2]>() "
+        'u = Reshape(x, s) e = Einsum<equation = "bchw,wv->bchv">(u, w) t = Constant<value_ints = [8, 4, 6, 6]>() '
+        "v = Reshape(e, t) y = Relu(v)",
     ],
-    ids=["flat", "transposed", "split", "mean", "padded"],
+    ids=["flat", "transposed", "split", "mean", "padded", "resized", "expanded", "tiled", "einsum"],
 )
 def test_a_fixed_batch_of_independent_images_is_divided(lines: str) -> None:
     assert count(graphs.body(lines, shape="8, 4, 6, 6")).total == tricks.ELEMENTS
+
+
+def test_a_normalised_fixed_batch_is_divided() -> None:
+    """A layer normalisation compares what it takes in; images are its rows."""
+    lines = "s = Constant<value_float = 1.0>() n = LayerNormalization<axis = 1>(x, one, one) y = Relu(n)"
+    model = graphs.add_initializers(graphs.body(lines, shape="8, 4, 6, 6"), one=np.ones(graphs.SHAPE, np.float32))
+    assert count(model).comparisons == {"LayerNormalization": tricks.ELEMENTS, "Relu": tricks.ELEMENTS}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "s = Constant<value_floats = [1.1, 1.0, 1.0, 1.0]>() u = Resize(x, , s) y = Relu(u)",  # 8.8, cut to 8 rows
+        "o = Constant<value_float = 1.0>() b = Constant<value_float = 0.0>() n = LayerNormalization<axis = 0>(x, w, w) "
+        "y = Relu(n)",
+        'u = Einsum<equation = "bchw,ab->achw">(x, v) y = Relu(u)',
+    ],
+    ids=["resized", "normalised", "einsum"],
+)
+def test_a_fixed_batch_whose_images_mix_is_not_divided(lines: str) -> None:
+    model = graphs.body(lines, shape="8, 4, 6, 6")
+    graphs.add_initializers(model, w=np.ones((8, *graphs.SHAPE), np.float32), v=np.ones((8, 8), np.float32))
+    assert count(model).comparisons["Relu"] == 8 * tricks.ELEMENTS
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "lines", "elements"),
+    [
+        ("144", "144", "y = Relu(x)", 144),  # a vector of features: nothing says that it is a batch of numbers
+        ("3, 6, 8", "3, 6, 8", "y = Relu(x)", 48),
+        ("3, 6, 8", "8", "r = Relu(x) a = Constant<value_ints = [0, 1]>() y = ReduceSum<keepdims = 0>(r, a)", 144),
+        (
+            "8, 4, 6, 6",
+            "8",
+            "r = Relu(x) a = Constant<value_ints = [1, 2, 3]>() y = ReduceSum<keepdims = 0>(r, a)",
+            144,
+        ),
+    ],
+    ids=["vector", "rows", "an image alone", "a number an image"],
+)
+def test_inputs_and_outputs_of_any_rank(inputs: str, outputs: str, lines: str, elements: int, tmp_path: Path) -> None:
+    model = graphs.body(lines, shape=inputs, out=outputs)
+    assert count(model).total == elements
+    assert validate(graphs.save(model, tmp_path / "model.onnx"), budget=elements).passed
 
 
 # Steps made of rounding that no single constant gives away.
@@ -236,9 +335,6 @@ ROUNDED = {
         v = Unsqueeze(a, i) z = Constant<value_ints = [1, 1, 1, 1, 1000]>() w = Expand(v, z) b = Sub(w, o)
         m = ReduceMean<axes = [4], keepdims = 0>(b) s = Mul(m, u) y = Mul(s, x)""",
     "in a function": "y = evil.Step(x)",
-    "in a body": """m = Constant<value_int = 1>() c = Constant<value_int = 1>() g = Cast<to = 9>(c)
-        y = Loop(m, g, x) <body = l (int64 i, bool go, float[N, 4, 6, 6] s) => (bool stay, float[N, 4, 6, 6] r)
-            { stay = Identity(go) b = Constant<value_float = 100.0>() a = Add(s, b) r = Sub(a, b) }>""",
 }
 STEP = """<domain: "evil", opset_import: ["" : 17]> Step (p) => (q)
     { d = Constant<value_float = 1e-8>() o = Constant<value_float = 1.0>() u = Constant<value_float = 1e8>()

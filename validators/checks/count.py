@@ -21,13 +21,17 @@ def _everywhere(metadata: Metadata) -> bool:
 
 
 def activations(count: ReluCount, recovered: Mapping[str, RecoveredSite]) -> int:
-    """Activation elements per image, kept or replaced: what a budget in percent is a share of."""
-    return sum(site.mask.size for site in recovered.values()) + _outside(count, recovered)
+    """Activation elements per image, kept or replaced: what a budget in percent is a share of.
+
+    Of sites that are linear throughout there are none: any linear layer could be called one.
+    """
+    return sum(site.mask.size for site in recovered.values() if site.nonlinear) + _outside(count, recovered)
 
 
 def _outside(count: ReluCount, recovered: Mapping[str, RecoveredSite]) -> int:
-    """ReLU-like elements of no recovered site."""
-    return sum(elements for name, elements in count.by_site.items() if name not in recovered)
+    """ReLU-like elements that no recovered site needs: those of other nodes, and any beyond one for each element."""
+    inside = (sum(count.nodes.get(node, 0) for node in site.nodes) for site in recovered.values())
+    return count.total - sum(min(n, site.mask.size) for n, site in zip(inside, recovered.values(), strict=True))
 
 
 def read_budget(text: str | int | None, total: int) -> int | None:

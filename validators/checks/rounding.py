@@ -23,7 +23,6 @@ from aurep.operators import operators
 from aurep.validators.checks.parity import difference
 from aurep.validators.checks.tolerances import DISTURBANCE, NEGLIGIBLE, ROUNDING_SCALED
 from aurep.validators.files.samples import Samples
-from aurep.validators.files.storage import graphs_of
 from aurep.validators.graph.batch import fixed_batch, model_inputs, walk_once
 from aurep.validators.report import Check
 from aurep.validators.session import CannotRunError, Session
@@ -64,8 +63,6 @@ def disturbed(model: onnx.ModelProto) -> onnx.ModelProto:
         facts, _ = walk_once(copy)
     except (AurepError, RuntimeError) as error:
         raise CannotRunError(f"The graph's rounding cannot be probed: {error}") from None
-    if len(list(graphs_of(copy.graph))) > 1:
-        raise CannotRunError("The rounding within If, Loop and Scan cannot be probed; export a flat graph.")
     kinds = {name: fact.elem_type for name, fact in facts.items()}
     rng = np.random.default_rng(secrets.randbits(64))
     nodes: list[onnx.NodeProto] = []

@@ -1,4 +1,7 @@
-"""The batch of a model: what the file fixes, and the facts of everything at one size of it."""
+"""The batch of a model: what the file fixes, and the facts of everything at one size of it.
+
+Axis 0 of an input is taken for its batch. Whether a count may be divided by it, the graph decides (see `batching`).
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def walk_once(model: onnx.ModelProto) -> tuple[dict[str, Fact], int]:
 
 
 def fixed_batch(model: onnx.ModelProto) -> int | None:
-    """The batch that the file fixes: 1 where none is recognisable, None where it is dynamic.
+    """The rows of the first input that the file fixes (1 where it has none); None where they are dynamic.
 
     Raises:
         UncountableError: a dimension other than the batch is dynamic.
@@ -40,6 +43,8 @@ def fixed_batch(model: onnx.ModelProto) -> int | None:
             raise UncountableError(
                 f"input {value.name!r} declares no tensor shape, so nothing can be counted; export with static shapes."
             )
+        if not value.type.tensor_type.shape.dim:
+            raise UncountableError(f"input {value.name!r} is a single number, not a batch; export with a batch axis.")
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if dim.HasField("dim_value") and dim.dim_value > 0:
                 continue
@@ -51,10 +56,8 @@ def fixed_batch(model: onnx.ModelProto) -> int | None:
             dynamic = True
     if dynamic:
         return None
-    first = type_fact(inputs[0].type).shape if inputs else None
-    last = type_fact(model.graph.output[0].type).shape if model.graph.output else None
-    shared = first and last and len(first) in (2, 4) and len(last) > 1 and first[0] == last[0]
-    return first[0] if first and shared else 1
+    shape = type_fact(inputs[0].type).shape if inputs else ()
+    return shape[0] if shape else 1
 
 
 def model_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

@@ -18,10 +18,14 @@ _ELEMENTWISE = operators(
 )
 _IMAGEWISE = operators(  # of a first input with rows; the rest constant
     "Conv ConvTranspose BatchNormalization MaxPool AveragePool GlobalAveragePool GlobalMaxPool LRN "
-    "InstanceNormalization DepthToSpace SpaceToDepth Reshape Squeeze Unsqueeze"
+    "InstanceNormalization GroupNormalization DepthToSpace SpaceToDepth Reshape Squeeze Unsqueeze Tile"
 )
 # Operators that must leave axis 0 alone, with the axis that they take by default.
-_ONE_AXIS = {"Gather": 0, "GatherElements": 0, "Concat": 0, "Split": 0, "Flatten": 1, "Softmax": 1, "LogSoftmax": 1}
+_ONE_AXIS = {
+    **dict.fromkeys(("Gather", "GatherElements", "Concat", "Split"), 0),
+    **dict.fromkeys(("Flatten", "Softmax", "LogSoftmax"), 1),
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), -1),
+}
 _REDUCTIONS = operators("ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceSumSquare ReduceL1 ReduceL2")
 
 
@@ -41,12 +45,18 @@ def keeps_rows(call: Call) -> bool:
         return _axis(call, data[0]) != 0
     if op == "MatMul":
         return _keeps_rows_of_product(call)
+    if op == "Einsum":
+        return _keeps_rows_of_einsum(call)
     if len(data) > 1 or first is not data[0]:
         return False
     if op in _IMAGEWISE:
         return len(call.outputs) == 1
     if op in _ONE_AXIS:
         return _axis(call, first) != 0
+    if op == "Expand":
+        return len(call.outputs[0].shape or ()) == len(first.shape or ())
+    if op == "Resize":
+        return _resizes_no_row(call)
     if op == "Gemm":
         return not call.attributes.get("transA", 0)
     if op == "Transpose":
@@ -86,3 +96,29 @@ def _keeps_rows_of_product(call: Call) -> bool:
     if b.constant:
         return len(b.shape) <= 2 <= len(a.shape)
     return len(b.shape) >= 3 and (len(a.shape) <= 2 if a.constant else len(a.shape) == len(b.shape))
+
+
+def _keeps_rows_of_einsum(call: Call) -> bool:
+    """Whether one letter, which no constant has, stands for the images, first in every computed term and the result."""
+    terms, arrow, result = call.attributes["equation"].decode(errors="replace").replace(" ", "").partition("->")
+    pairs = list(zip(terms.split(","), call.inputs, strict=False))
+    computed = [term for term, fact in pairs if fact is not None and not fact.constant]
+    others = [term for term, fact in pairs if fact is not None and fact.constant]
+    letter = result[:1]
+    if not arrow or not letter.isalpha() or any(letter in term for term in others):
+        return False
+    return all(term[:1] == letter and term.count(letter) == 1 for term in [*computed, result])
+
+
+def _resizes_no_row(call: Call) -> bool:
+    """Whether axis 0 is of scale 1 exactly; crops are not looked into."""
+    settings = call.attributes
+    if settings.get("coordinate_transformation_mode") == b"tf_crop_and_resize":
+        return False
+    if settings.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
+        return False
+    if "axes" in settings:
+        rank = len((call.given(0) or call.outputs[0]).shape or (1,))
+        return all(axis % rank for axis in settings["axes"])
+    scales = call.given(1 if len(call.inputs) == 2 else 2)  # before opset 11 it has no other input
+    return scales is None or scales.elements == 0 or (scales.data is not None and scales.data.flat[0] == 1)

@@ -22,8 +22,8 @@ def versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
 
 
 def bound(node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]) -> onnx.NodeProto:
-    """`node` of a function body with the references to the function's attributes resolved, in its bodies too."""
-    if not any(a.ref_attr_name or a.HasField("g") for a in node.attribute):
+    """`node` of a function body with the references to the function's attributes resolved."""
+    if not any(a.ref_attr_name for a in node.attribute):
         return node
     bound = onnx.NodeProto()
     bound.CopyFrom(node)
@@ -41,8 +41,4 @@ def _bound_attributes(node: onnx.NodeProto, given: Mapping[str, onnx.AttributePr
                 continue  # an optional attribute that the call leaves at the operator's default
             copy.CopyFrom(given[attribute.ref_attr_name])
             copy.name = attribute.name
-        if copy.HasField("g"):
-            nodes = [bound(inner, given) for inner in copy.g.node]
-            del copy.g.node[:]
-            copy.g.node.extend(nodes)
         yield copy

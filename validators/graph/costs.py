@@ -4,7 +4,8 @@ The rule: sums, products and rearrangements by public indices are free; every ot
 comparison an element, because whatever is not a polynomial can stand in for a ReLU: sqrt(x * x) is |x|, and
 x * sigmoid(9e9 x) is ReLU. (Frameworks evaluate such functions by comparisons or look-ups anyway.) An operator that
 neither table knows makes the graph uncountable. Operators on constants alone cost nothing: they are computed before the
-inference.
+inference. Arithmetic in 16-bit floats is refused: it rounds so coarsely that any of it could be a step, and a private
+inference computes in fixed point whatever the file stores. Weights may be stored in them and cast once.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _HALF = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 def comparisons(call: Call) -> int:
     """Elements that `call` compares. Raises UncountableError for an operator or a use that no rule covers."""
     op = call.node.op_type
+    if any(fact.elem_type in _HALF and not fact.constant for fact in call.outputs):
+        raise call.refuse("computes in 16-bit floats, whose rounding can stand in for a comparison (use float32)")
     if op in _COSTS:
         return _COSTS[op](call)
     if op not in _FREE:
@@ -46,21 +49,16 @@ def _wraps(call: Call) -> bool:
 
 
 def rounds(call: Call) -> bool:
-    """Whether arithmetic rounds coarsely enough to see: in 16-bit floats, or because a huge constant is added.
+    """Whether a constant is added that is so huge that the sum rounds coarsely enough to see.
 
     (x + 2^23) - 2^23 is round(x) in fp32. Constants too large to be folded and sums that are scaled to the same effect
     are left to the check that runs the graph with its last bits disturbed (`rounding`).
     """
     op = call.node.op_type
-    if op not in _SUMS and op not in _ARITHMETIC:
+    if op not in _SUMS:
         return False
     terms = [fact.data for i, fact in enumerate(call.inputs) if fact is not None and i not in _FACTORS.get(op, ())]
-    huge = any(data is not None and _peak(data) >= ROUNDING for data in terms)
-    return (huge and op in _SUMS) or _in_half(call)
-
-
-def _in_half(call: Call) -> bool:
-    return any(fact.elem_type in _HALF for fact in call.outputs)
+    return any(data is not None and _peak(data) >= ROUNDING for data in terms)
 
 
 def _peak(data: NDArray[Any]) -> float:
@@ -122,7 +120,7 @@ def _norm(call: Call) -> int:
 def _division(call: Call) -> int:
     divisor = call.given(1)
     public = divisor is not None and divisor.constant and call.outputs[0].is_float
-    return 0 if public and not _in_half(call) else call.leaving
+    return 0 if public else call.leaving
 
 
 def _power(call: Call) -> int:
@@ -132,15 +130,14 @@ def _power(call: Call) -> int:
         return call.leaving
     values = np.asarray(exponent.data, dtype=np.float64)
     natural = bool(np.all(np.isin(values, range(MAX_POWER + 1))))
-    return 0 if natural and not _in_half(call) else call.leaving
+    return 0 if natural else call.leaving
 
 
 def _cast(call: Call) -> int:
     """Free into floats that hold every value; into others it truncates, saturates or rounds."""
     source, target = call.given(0), call.outputs[0].elem_type
     same = source is not None and source.elem_type == target
-    exact = target in FLOATS and (same or target not in _HALF) and (same or _width(source) <= _width(call.outputs[0]))
-    return 0 if exact else call.leaving
+    return 0 if target in FLOATS and (same or _width(source) <= _width(call.outputs[0])) else call.leaving
 
 
 def _width(fact: Fact | None) -> int:

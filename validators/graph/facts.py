@@ -51,9 +51,6 @@ class Fact:
         return self.elem_type in FLOATS
 
 
-UNKNOWN = Fact(0, None)
-
-
 def describe(node: onnx.NodeProto) -> str:
     """How a sentence names a node: `Relu node 'layer1.0.relu/Relu'`."""
     op = f"{node.domain}::{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type

@@ -1,12 +1,14 @@
 """Values of the small constants that shapes may depend on, computed with the ONNX reference implementation.
 
-Nothing beyond `FOLD_LIMIT` elements is folded: shape arithmetic needs a handful, and folding must never cost memory.
+Only what every implementation computes alike is folded: integers, and floats that are merely moved. (The last bit of a
+Tanh differs between runtimes, and a graph can make its shape, or its mask, hang on it.) Nothing beyond `FOLD_LIMIT`
+elements is folded: shape arithmetic needs a handful, and folding must never cost memory.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -16,9 +18,19 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
+from aurep.operators import operators
 from aurep.validators.graph.facts import Fact, attributes
 
 FOLD_LIMIT = 4096  # elements
+_EXACT_FLOAT = 2**24  # integers below are numbers of fp32
+_MOVES = operators(
+    "Identity Reshape Flatten Squeeze Unsqueeze Transpose Concat Gather GatherElements GatherND Slice Split Expand Tile"
+)
+_INTEGER = operators(
+    "Add Sub Mul Neg Max Min Range ReduceSum ReduceProd ReduceMax ReduceMin Where Equal Greater Less Not And Or "
+    "ConstantOfShape NonZero"
+)
+_QUOTIENTS = operators("Div Mod")
 
 
 def measured(node: onnx.NodeProto, source: Fact, fact: Fact, dynamic: bool) -> Fact:
@@ -35,10 +47,11 @@ def folded(node: onnx.NodeProto, known: Mapping[str, Fact], facts: list[Fact], o
     """`facts` with values where all inputs are small known constants and so are the results."""
     feeds = {name: known[name].data for name in node.input if name}
     small = all(fact.elements is not None and fact.elements <= FOLD_LIMIT for fact in facts)
-    bounded = node.op_type in ("NonZero", "Unique", "Compress")  # no larger than a few times their inputs
+    bounded = node.op_type == "NonZero"  # no larger than a few times its input
     if not (small or bounded) or any(value is None for value in feeds.values()):
         return facts
-    arrays = _evaluate(node, {name: value for name, value in feeds.items() if value is not None}, opsets)
+    given = {name: value for name, value in feeds.items() if value is not None}
+    arrays = evaluated(node, given, opsets) if is_exact(node, list(given.values())) else None
     if arrays is None:
         return facts
     return [
@@ -47,9 +60,24 @@ def folded(node: onnx.NodeProto, known: Mapping[str, Fact], facts: list[Fact], o
     ]
 
 
-def _evaluate(
+def is_exact(node: onnx.NodeProto, values: Sequence[NDArray[Any]]) -> bool:
+    """Whether every implementation computes the same bits from `values`."""
+    whole = all(value.dtype == bool or np.issubdtype(value.dtype, np.integer) for value in values)
+    if node.op_type in _QUOTIENTS:  # of negative numbers, or by zero, implementations differ
+        return whole and len(values) == 2 and bool(np.all(values[0] >= 0) and np.all(values[1] > 0))
+    if node.op_type == "Cast":
+        wide = helper.tensor_dtype_to_np_dtype(attributes(node).get("to", 0) or onnx.TensorProto.FLOAT)
+        numbers = np.asarray(values[0], np.float64) if np.issubdtype(values[0].dtype, np.floating) else values[0]
+        with np.errstate(invalid="ignore"):
+            exact = bool(np.all(np.abs(numbers) < _EXACT_FLOAT) and np.all(numbers == np.trunc(numbers)))
+        return values[0].dtype == wide or (exact and wide in (bool, np.int32, np.int64, np.float32, np.float64))
+    return node.op_type in _MOVES or (whole and node.op_type in _INTEGER)
+
+
+def evaluated(
     node: onnx.NodeProto, feeds: Mapping[str, NDArray[Any]], opsets: Mapping[str, int]
 ) -> list[NDArray[Any] | None] | None:
+    """The outputs of `node` by the reference implementation; None where that cannot evaluate it."""
     inputs = [helper.make_value_info(n, type_of(Fact(_kind(v), v.shape))) for n, v in feeds.items()]
     names = [name for name in node.output if name]
     outputs = [helper.make_value_info(name, onnx.TypeProto()) for name in names]

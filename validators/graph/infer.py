@@ -5,7 +5,8 @@ A file's own `value_info` is never looked at: it can be planted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from dataclasses import replace
 from functools import cache
 from math import prod
 from typing import Any, cast
@@ -14,17 +15,23 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, shape_inference
 
+from aurep.operators import operators
 from aurep.validators.graph.facts import Fact, Shape, UncountableError, attributes, describe
 from aurep.validators.graph.folding import FOLD_LIMIT, folded, measured, type_of
 
 STANDARD = ("", "ai.onnx")
 
-# What may be done to a number derived from the batch size: anything affine. The rest (comparing it, dividing by it)
-# could make a graph cheap at the batch sizes that are tried and expensive at others.
-_BATCH_ARITHMETIC = frozenset(
-    {"Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Identity", "Reshape", "Expand", "Tile", "Constant"}
-    | {"ConstantOfShape", "Mul", "Add", "Sub", "Shape", "Size", "ReduceProd"}
-)
+# Which inputs of which operators may hold numbers derived from a batch that is not fixed: those of which the result is
+# a sum or product again (of Reshape, Expand and Tile, a shape). What others do with one (cut at it, compare with it,
+# look it up in a table) could make a graph cheap at the batches that are tried and expensive at others: they see none.
+_ALL = range(1000)
+_BATCH_PLACES: dict[str, Container[int]] = {
+    **dict.fromkeys(operators("Add Sub Mul Concat Reshape Expand Tile Shape Size"), _ALL),
+    **dict.fromkeys(operators("Gather Slice Unsqueeze Squeeze Identity ReduceProd Cast ConstantOfShape"), (0,)),
+}
+_SHAPED = operators(
+    "Reshape Expand Tile ConstantOfShape"
+)  # by numbers: of results the shapes are known, not the values
 
 
 def tensor_fact(tensor: onnx.TensorProto, constant: bool = True) -> Fact:
@@ -60,21 +67,34 @@ def infer(
     """
     if node.op_type == "Constant":
         return (_constant(node),)
+    known = _without_batch(node, known)
     inputs = [known[name] for name in node.input if name]
-    seed = node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial")
-    constant = all(fact.constant for fact in inputs) and not seed
+    batched = any(fact.batched for fact in inputs)
+    constant = all(fact.constant for fact in inputs) and not _is_random(node)
     facts = [_with_constancy(fact, constant) for fact in _inferred(node, known, opsets)]
     if node.op_type in ("Shape", "Size"):
         facts = [measured(node, inputs[0], fact, dynamic) for fact in facts]
-    elif constant:
+    elif constant and not (batched and node.op_type in _SHAPED):
         facts = folded(node, known, facts, opsets)
-    batched = any(fact.batched for fact in inputs)
-    if batched and node.op_type not in _BATCH_ARITHMETIC and any(fact.data is not None for fact in facts):
-        raise UncountableError(
-            f"{describe(node)} computes with the batch size beyond sums and products, so the cost per image is "
-            "unknown; export with a fixed batch."
-        )
-    return tuple(_with_batch(fact, batched) for fact in facts)
+    return tuple(replace(fact, batched=fact.batched or batched) for fact in facts)
+
+
+def _without_batch(node: onnx.NodeProto, known: Mapping[str, Fact]) -> Mapping[str, Fact]:
+    """`known` without what `node` may not know of the batch (see `_BATCH_PLACES`)."""
+    places = _BATCH_PLACES.get(node.op_type, ())
+    narrow = node.op_type == "Cast" and attributes(node).get("to") != onnx.TensorProto.INT64
+    hidden = {
+        name: replace(known[name], data=None)
+        for place, name in enumerate(node.input)
+        if name and known[name].batched and (narrow or place not in places)
+    }
+    return {**known, **hidden}
+
+
+def _is_random(node: onnx.NodeProto) -> bool:
+    """Whether constants do not make it a constant. A Dropout may be told to train by its third input."""
+    training = node.op_type == "Dropout" and len(node.input) > 2
+    return training or node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial")
 
 
 def schema_of(node: onnx.NodeProto, opsets: Mapping[str, int]) -> Any:
@@ -141,7 +161,3 @@ def _constant(node: onnx.NodeProto) -> Fact:
 
 def _with_constancy(fact: Fact, constant: bool) -> Fact:
     return Fact(fact.elem_type, fact.shape, constant, fact.data)
-
-
-def _with_batch(fact: Fact, batched: bool) -> Fact:
-    return Fact(fact.elem_type, fact.shape, fact.constant, fact.data, fact.batched or batched)

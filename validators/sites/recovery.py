@@ -30,7 +30,8 @@ class RecoveredSite:
     """A site as the graph computes it: tensor names, per-image shape, and what every element becomes.
 
     `final` is what leaves the site; `polynomial`, where the form shows it, what its elements would be were none kept.
-    `moved` names the constant that is still to be added to the output of a pushed site (see `pushed`).
+    `moved` names the constant that is still to be added to the output of a pushed site (see `pushed`). `nodes` are the
+    first outputs of the nodes that lie between input and output; others of its name are not the site's.
     """
 
     name: str
@@ -39,6 +40,12 @@ class RecoveredSite:
     final: Expression
     polynomial: Expression | None
     moved: str | None = None
+    nodes: frozenset[str] = frozenset()
+
+    @property
+    def nonlinear(self) -> bool:
+        """Whether anything is ReLU or of degree 2: what any linear node could be called is no activation."""
+        return bool(self.mask.any() or self.final.terms[2].any())
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -132,7 +139,7 @@ class _Reader:
         self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
         self.readers: dict[str, set[int]] = defaultdict(set)
         for index, node in enumerate(model.graph.node):
-            for name in _reads(node):
+            for name in node.input:
                 self.readers[name].add(index)
         self.index = {output: i for i, node in enumerate(model.graph.node) for output in node.output}
         self.results = {value.name for value in model.graph.output}
@@ -154,7 +161,8 @@ class _Reader:
             final = unpushed(final, values[output], moved)
         _check_whole(final, values[source].shape)
         polynomial = _full_polynomial(values, source, final)
-        return RecoveredSite(name, source, output, final, polynomial, moved.name if moved is not None else None)
+        between = _between(work, output)
+        return RecoveredSite(name, source, output, final, polynomial, moved.name if moved else None, between)
 
     def moved(self, nodes: list[onnx.NodeProto]) -> Moved | None:
         """What comes into a site of `nodes` and leaves it of constants that nodes compute; None where nothing does."""
@@ -213,6 +221,16 @@ class _Reader:
         return [value for value in results if isinstance(value, Expression)]
 
 
+def _between(work: list[onnx.NodeProto], output: str) -> frozenset[str]:
+    """First outputs of the nodes of `work` that `output` depends on."""
+    needed, found = {output}, set()
+    for node in reversed(work):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            found.add(node.output[0])
+    return frozenset(found)
+
+
 def _check_whole(final: Expression, shape: tuple[int, ...]) -> None:
     """Raises NotASiteError where what leaves a site is no ReLU or polynomial of each element."""
     relu = final.terms[3]
@@ -238,12 +256,3 @@ def _full_polynomial(values: Mapping[str, Expression], source: str, final: Expre
         and np.array_equal(e.terms[:3, replaced], final.terms[:3, replaced])
     ]
     return max(whole, key=lambda e: int(e.terms.any(0).sum()), default=None)
-
-
-def _reads(node: onnx.NodeProto) -> list[str]:
-    """Names that a node reads, those its bodies take from outside included."""
-    names = list(node.input)
-    for attribute in node.attribute:
-        for body in [attribute.g] * attribute.HasField("g") + list(attribute.graphs):
-            names += [name for inner in body.node for name in _reads(inner)] + [value.name for value in body.output]
-    return names

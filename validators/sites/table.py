@@ -22,7 +22,7 @@ def site_rows(
     """
     rows = []
     claimed = {site.name: site for site in metadata.sites} if metadata is not None else {}
-    for name in [*claimed, *(name for name in recovered if name not in claimed)]:
+    for name in [*claimed, *(name for name, site in recovered.items() if name not in claimed and site.nonlinear)]:
         site = recovered.get(name)
         if site is not None:
             rows.append(_row(name, list(site.shape), site.mask.size, int(site.mask.sum()), degree(site)))

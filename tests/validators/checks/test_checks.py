@@ -50,6 +50,27 @@ def test_forms_that_compare_everywhere_pass_by_saying_so(form: str, tmp_path: Pa
     assert failed(validate(folder, budget=20)) == {"relu-count"}
 
 
+@pytest.mark.parametrize(("form", "target", "op"), [("mask", "mask", "Relu"), ("max", "onnxruntime", "Max")])
+@pytest.mark.parametrize("source", ["h", "x"])
+def test_a_relu_that_is_only_named_like_a_site_counts(
+    form: str, target: str, op: str, source: str, tmp_path: Path
+) -> None:
+    """What the target forgives is what its sites need."""
+    made = graphs.hybrid(form)
+    made.model.graph.node.append(onnx.helper.make_node("Relu", [source], ["spare"], name="act/Spare"))
+    compared = {"Relu": 288} if op == "Relu" else {"Max": 144, "Relu": 144}
+    report = validate(graphs.bundle(tmp_path / "b", made, graphs.claim(made, target=target, comparisons=compared)))
+    assert "relu-count" in failed(report)
+
+
+def test_a_linear_node_is_no_share_of_the_activations(tmp_path: Path) -> None:
+    """Whatever its name: half of the 144 are allowed, not of 288."""
+    model = graphs.body('k = Constant<value_float = 2.0>() ["a/b"] h = Mul(x, k) ["act"] y = Relu(h)')
+    report = validate(graphs.save(model, tmp_path / "m.onnx"), budget="50%")
+    assert (report.relu_total, report.relu_budget) == (144, 72)
+    assert failed(report) == {"relu-count"}
+
+
 def set_domain(model: onnx.ModelProto) -> None:
     model.graph.node[0].domain = "evil"
 
