@@ -43,7 +43,7 @@ def measure(
         loaders: of the validation split, None where there is none, and of the test split.
     """
     (teacher, student), (val, test) = networks, loaders
-    count = ReluBudget.of(relu_sites(student), relu_budget)
+    count = ReluBudget.of(relu_sites(student))
     training = TrainingClaim(
         method=config.search.method,
         model=config.model.name,
