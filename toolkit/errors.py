@@ -1,5 +1,7 @@
 """The one exception a user is meant to read: a sentence saying what was found, what was expected, what to do."""
 
+from collections.abc import Sequence
+
 
 def one_line(text: str) -> str:
     """`text` with all that is not printable escaped: a name in a file must not write lines of its own."""
@@ -7,10 +9,10 @@ def one_line(text: str) -> str:
 
 
 class AurepError(Exception):
-    """Wrong usage or unreadable input. The command line prints it as one line and exits with 2."""
+    """Wrong usage or unreadable input. The command line prints it, a line and perhaps a list, and exits with 2."""
 
-    def __init__(self, sentence: str = "") -> None:
-        super().__init__(one_line(sentence))
+    def __init__(self, sentence: str = "", listed: Sequence[str] = ()) -> None:
+        super().__init__("\n".join(one_line(line) for line in (sentence, *listed)))
 
 
 class Diverged(AurepError):

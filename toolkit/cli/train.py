@@ -18,6 +18,7 @@ _SHORTCUTS = {  # option -> the configuration key it sets
     "data": "data.name",
     "data_dir": "data.dir",
     "maxpool": "model.maxpool",
+    "teacher": "baseline.checkpoint",
     "budget": "search.budget",
     "method": "search.method",
     "degree": "search.degree",
@@ -34,6 +35,7 @@ _SHORTCUTS = {  # option -> the configuration key it sets
 @click.option("--data", help="mnist5k, digits, cifar10, cifar100, tiny-imagenet, folder:PATH, npz:PATH or hf:NAME.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set lies, or is downloaded to.")
 @click.option("--maxpool", type=click.Choice(["max", "avg"]), help="avg swaps max-pooling, which compares as well.")
+@click.option("--teacher", metavar="SOURCE", help="Own weights: a file, a run, hf:REPO or timm:NAME; no baseline then.")
 @click.option("--budget", help="ReLU elements that may stay: 12900, 12.9k, or a share such as 10%.")
 @click.option("--method", help="autorep, snl, senet, saliency, random, uniform or layerwise.")
 @click.option("--degree", type=click.Choice(["2", "1", "0"]), help="Degree of the polynomials; 0 is the identity.")

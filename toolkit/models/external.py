@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from aurep.errors import AurepError
 from aurep.torchvision import import_torchvision
@@ -32,6 +32,40 @@ def build_timm(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise AurepError(f"timm's {name!r} gave a {type(model).__name__}, expected a torch.nn.Module.")
     return model
+
+
+def pretrained_timm(name: str, file: str | None, like: nn.Module) -> dict[str, Tensor]:
+    """The state of timm's model `name` with the weights that timm has for it, or those in `file`, loaded as timm does.
+
+    Args:
+        name: as timm.list_pretrained() gives them, such as efficientnet_b2.ra_in1k.
+        file: a path, read in place of what timm would download.
+        like: the model to be loaded, whose number of classes timm is asked for.
+
+    Raises:
+        AurepError: timm is not installed, has no such model or no weights for it, or cannot fetch or load them.
+    """
+    timm = _import_timm()
+    classes = getattr(like, "num_classes", None)
+    overlay = {"pretrained_cfg_overlay": {"file": file}} if file else {}
+    options = {"num_classes": classes} if classes is not None else {}
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=True, **options, **overlay)
+    except Exception as error:  # timm raises its own, the hub client's and the system's errors
+        raise AurepError(
+            f"timm cannot load weights for {name!r} ({type(error).__name__}: {error}); expected a name that "
+            "timm.list_pretrained() gives and a network to fetch them from, or a file as timm:NAME@FILE."
+        ) from None
+    return model.state_dict()
+
+
+def preprocessing_of_timm(name: str) -> dict[str, Any]:
+    """How timm's weights of `name` want their images: mean, std, interpolation and crop_pct, as the keys of [data]."""
+    config = _import_timm().models.get_pretrained_cfg(name, allow_unregistered=True)
+    if config is None:
+        return {}
+    keys = ("mean", "std", "interpolation", "crop_pct")
+    return {key: value for key in keys if (value := getattr(config, key, None)) is not None}
 
 
 def _import_timm() -> Any:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from aurep.activation import HybridActivation
+from aurep.errors import AurepError
 
 _DEVIATIONS = 3.0
 _LEAST_SHARE = 0.1  # of the teacher's gain over chance
@@ -70,15 +71,19 @@ class Standard:
     images: int
     inputs: dict[str, float]
 
+    @property
+    def noise(self) -> float:
+        """Points that a measurement at chance may be off."""
+        share = self.chance / 100
+        return _DEVIATIONS * 100 * math.sqrt(share * (1 - share) / self.images)
+
     def collapsed(self, accuracy: float, steps: int, inputs: dict[str, float]) -> bool:
         """Whether a student that has `accuracy` after `steps` of training, with these largest inputs, has collapsed."""
         if steps < _LEAST_STEPS and not self.exploded(inputs):
             return False
-        share = self.chance / 100
-        noise = _DEVIATIONS * 100 * math.sqrt(share * (1 - share) / self.images)
-        if self.accuracy <= self.chance + 2 * noise:
+        if self.accuracy <= self.chance + 2 * self.noise:
             return False  # a teacher near chance is no measure
-        return accuracy <= self.chance + max(noise, _LEAST_SHARE * (self.accuracy - self.chance))
+        return accuracy <= self.chance + max(self.noise, _LEAST_SHARE * (self.accuracy - self.chance))
 
     def exploded(self, inputs: dict[str, float]) -> bool:
         """Whether a site's inputs have grown beyond return."""
@@ -101,7 +106,22 @@ class Standard:
         )
 
 
+def refuse_at_chance(source: str, accuracy: float, labels: Tensor) -> None:
+    """Raises AurepError where a teacher from `source` has no more than chance of the images with these `labels`."""
+    found = Standard(accuracy, _chance(labels), labels.numel(), {})
+    if accuracy <= found.chance + found.noise:
+        raise AurepError(
+            f"the teacher {source} is right on {accuracy:.2f} % of {found.images:,} images, where chance is "
+            f"{found.chance:.2f} %. Likely it was trained on images normalised by another mean and deviation (set "
+            "data.mean and data.std, and data.interpolation where images are resized), on classes in another order, or "
+            "on another data set."
+        )
+
+
+def _chance(labels: Tensor) -> float:
+    return 100 * int(torch.bincount(labels.flatten()).max()) / labels.numel()
+
+
 def standard(accuracy: float, labels: Tensor, inputs: LargestInputs) -> Standard:
     """The standard of a teacher with `accuracy` percent on images with these `labels`."""
-    chance = 100 * int(torch.bincount(labels.flatten()).max()) / labels.numel()
-    return Standard(accuracy, chance, labels.numel(), inputs.values)
+    return Standard(accuracy, _chance(labels), labels.numel(), inputs.values)

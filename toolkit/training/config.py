@@ -48,6 +48,7 @@ class ModelConfig(_Section):
     input_size: Side | tuple[Side, Side] | None = None  # pixels, or [height, width]; None: the data's
     stem_relu: bool | None = None
     maxpool: Literal["max", "avg"] = "max"
+    pretrained: bool = False  # of timm:NAME: the teacher has the weights that timm loads
     replace: Literal["auto"] | tuple[str, ...] = "auto"  # which activations become sites: those that the network has
 
 
@@ -130,7 +131,7 @@ class BaselineConfig(PhaseConfig):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Rate = 0.1
     weight_decay: Weight = 5e-4
-    checkpoint: str | None = None  # a safetensors file (or a run's folder) to take instead of training
+    checkpoint: str | None = None  # own weights in place of training: a file, a run, hf:REPO or timm:NAME
 
 
 class StudentConfig(PhaseConfig):

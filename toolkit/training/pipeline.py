@@ -33,12 +33,13 @@ from aurep.surgery import (
     tap_activations,
 )
 from aurep.training.checkpoint import RunFolder, load_weights, portable, read_weights, save_weights
-from aurep.training.collapse import LargestInputs, Standard, standard
+from aurep.training.collapse import LargestInputs, Standard, refuse_at_chance, standard
 from aurep.training.config import Config, StudentConfig
 from aurep.training.engine import Engine, derive, evaluate
 from aurep.training.finishing import measure, write_run
 from aurep.training.loaders import LAYOUT, evaluation_loader, training_loader
 from aurep.training.losses import student_terms
+from aurep.training.own_weights import read_teacher
 from aurep.training.phase import Phase
 from aurep.training.progress import Progress
 from aurep.training.setup import build_network, make_fabric, prepare_student, read_data
@@ -55,6 +56,7 @@ class Pipeline:
     progress: Progress
     fabric: Fabric = field(init=False)
     data: ImageData = field(init=False)
+    own_teacher: dict[str, Tensor] | None = field(init=False)  # weights that the user brought along
 
     def __post_init__(self) -> None:
         self.fabric = make_fabric(self.config)
@@ -69,6 +71,7 @@ class Pipeline:
             raise AurepError(f"search.budget: {error}") from None
         self._policy(blank)  # refuses options that do not fit the model
         self._loader("train", "baseline")  # refuses a batch size or padding that the data cannot give
+        self.own_teacher = self._own_teacher()
 
     @property
     def example(self) -> Tensor:
@@ -127,10 +130,8 @@ class Pipeline:
         model = self._network().to(self.fabric.device)
         if self.folder.teacher.exists():
             load_weights(model, read_weights(self.folder.teacher), self.folder.teacher)
-        elif config.checkpoint is not None:
-            path = Path(config.checkpoint)
-            path = path / "teacher.safetensors" if path.is_dir() else path
-            load_weights(model, read_weights(path), path)
+        elif self.own_teacher is not None:
+            model.load_state_dict(self.own_teacher)
             self._keep_teacher(model)
         else:
             if weights is not None:
@@ -139,6 +140,23 @@ class Pipeline:
             engine.fit(phase, self._loader("train", "baseline"), self._loader("val"), state)
             self._keep_teacher(model)
         return model.requires_grad_(False).eval()
+
+    def _own_teacher(self) -> dict[str, Tensor] | None:
+        """The weights that `baseline.checkpoint` names, measured; refused where they classify no better than chance."""
+        source = self.config.baseline.checkpoint
+        if source is None or self.folder.teacher.exists():
+            return None
+        model = self._network().to(self.fabric.device)
+        model.load_state_dict(read_teacher(source, model))
+        with self.fabric.autocast():
+            test = evaluate(model, self._loader("test"))
+            val = evaluate(model, self._loader("val")) if len(self.data.x_val) else None
+        shown = "" if val is None else f"{val:.2f} % of the validation images and "
+        self.progress.say(f"teacher {source}: {shown}{test:.2f} % of the test images right")
+        if not Path(source).is_dir():  # a run's teacher was trained on these very images
+            split = (test, self.data.y_test) if val is None else (val, self.data.y_val)
+            refuse_at_chance(source, split[0], torch.as_tensor(split[1]))
+        return portable(model)
 
     def _keep_teacher(self, model: nn.Module) -> None:
         if self.fabric.is_global_zero:

@@ -16,6 +16,7 @@ from aurep.files import write_text
 from aurep.results import RunResult, read_result
 from aurep.training.checkpoint import RunFolder
 from aurep.training.config import Config, check_config
+from aurep.training.own_weights import resolved
 from aurep.training.pipeline import Pipeline
 from aurep.training.progress import Progress
 
@@ -42,7 +43,7 @@ def train(
         AurepError: bad configuration or data, a folder in use, or a loss that became NaN.
         aurep.training.signals.Stopped: SIGTERM or SIGINT came; the checkpoint is written.
     """
-    checked = config if isinstance(config, Config) else check_config(config)
+    checked = resolved(config if isinstance(config, Config) else check_config(config))
     folder = RunFolder(out if out is not None else default_folder(checked))
     pipeline = Pipeline(checked, folder, Progress(console))  # refuses bad input before a folder is made
     with _owned(folder, pipeline.fabric.is_global_zero):
