@@ -56,14 +56,7 @@ def run_file(file: bytes, inputs: Array, batch: Batch) -> Array:
 
     A file of fixed batch runs in pieces, the last one filled up with its own rows.
     """
-    with quiet():
-        import onnxruntime
-
-        onnxruntime.set_default_logger_severity(4)
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    session = open_file(file)
     rows = len(inputs) if batch == "dynamic" else batch
     pieces = []
     for start in range(0, len(inputs), rows):
@@ -71,6 +64,18 @@ def run_file(file: bytes, inputs: Array, batch: Batch) -> Array:
         whole = np.resize(piece, (rows, *piece.shape[1:]))
         pieces.append(session.run(None, {INPUT: whole})[0][: len(piece)])
     return np.concatenate(pieces)
+
+
+def open_file(file: bytes) -> Any:
+    """An onnxruntime session on the CPU that runs the graph as it stands."""
+    with quiet():
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(4)
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = torch.get_num_threads()
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
 def _own_rounding(model: nn.Module, x: torch.Tensor, eager: Array) -> float:

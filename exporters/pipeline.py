@@ -22,6 +22,7 @@ from aurep.exporters.parity import check_parity
 from aurep.exporters.passes import run_passes
 from aurep.exporters.polynomial import functions_used
 from aurep.exporters.quiet import quiet
+from aurep.exporters.ranges import Calibration, certify
 from aurep.exporters.site import Site, hybrid_nodes, name_sites, read_site
 from aurep.exporters.targets import Target, find_target
 from aurep.files import replacing
@@ -42,6 +43,7 @@ def export(
     batch: Batch | None = None,
     origin: Origin | None = None,
     samples: Samples | None = None,
+    calibration: Calibration | None = None,
     secret_coefficients: bool = False,
     push_constants: bool = False,
 ) -> Path:
@@ -56,6 +58,7 @@ def export(
         batch: the batch the file takes: "dynamic" or a number; by default dynamic where the target allows it, else 1.
         origin: the ReLU budget, how inputs are made, classes, accuracies, for the metadata.
         samples: (inputs, labels): normalised float32 inputs like `example_input`, and int64 labels, for the bundle.
+        calibration: inputs that the sites' ranges are measured on for the range certificate; default: the samples.
         secret_coefficients: polynomial coefficients as initializers where the target would publish them.
         push_constants: constant terms of the sites are carried into later constants, a pass over the activations less
             for each site (target onnxruntime).
@@ -77,6 +80,10 @@ def export(
     origin = origin or Origin()
     claim = origin.input or InputClaim(layout="NF" if example.dim() == 2 else "NCHW", shape=tuple(example.shape[1:]))
     metadata = claims_for(proto, sites, relus, origin, claim, chosen)
+    calibration = calibration or (Calibration(inputs) if samples is not None else None)
+    if calibration is not None:
+        ranges = certify(module, proto, sites, calibration, chosen.framework.fixed_point, rows)
+        metadata = metadata.model_copy(update={"ranges": ranges})
     stamp(proto, metadata)
     data = serialise(proto)
     logits = check_parity(module, data, inputs, rows)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from aurep.exporters.capture import Batch
 from aurep.exporters.pipeline import export
+from aurep.exporters.ranges import Calibration
 from aurep.training import load_run
 
+CALIBRATION = 512  # images that ranges are measured on
 SAMPLES = 64  # test images in the bundle: enough for top-1 agreement, and small enough to hand over
 
 
@@ -38,6 +40,7 @@ def export_run(
         batch=batch,
         origin=loaded.origin,
         samples=loaded.samples(SAMPLES),
+        calibration=Calibration(*loaded.calibration(CALIBRATION)),
         secret_coefficients=secret_coefficients,
         push_constants=push_constants,
     )

@@ -81,6 +81,48 @@ class TrainingClaim(_Strict):
     teacher_test_accuracy: Percent | None = None
 
 
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class SiteRange(_Strict):
+    """What a site's inputs were on the calibration images, and what `aurep.ranges` makes of it.
+
+    `low` and `high` are per channel, `quantiles` of all inputs at `aurep.ranges.QUANTILES`. `headroom_bits` (None where
+    the target has no fixed point) and `polynomial_error`, the largest |p(x) - relu(x)| of replaced elements, hold
+    within the bounds of `aurep.ranges.certified`.
+    """
+
+    name: str
+    low: tuple[Number, ...]
+    high: tuple[Number, ...]
+    quantiles: tuple[Number, ...]
+    headroom_bits: Number | None = None
+    polynomial_error: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> Self:
+        if len(self.low) != len(self.high) or any(a > b for a, b in zip(self.low, self.high, strict=True)):
+            raise ValueError(f"site {self.name}: bounds that are no ranges")
+        return self
+
+
+class FractionBits(_Strict):
+    """The fewest fraction bits that keep the logits, see `aurep.truncation`; None where none of the ring's do."""
+
+    ring: Count
+    deterministic: Count | None = None
+    probabilistic: Count | None = None
+
+
+class RangeClaim(_Strict):
+    """The range certificate: measured on `images` images of `data`."""
+
+    data: str
+    images: Count
+    sites: tuple[SiteRange, ...]
+    fraction_bits: FractionBits | None = None
+
+
 @dataclass(frozen=True)
 class Origin:
     """What an exported file says of where it comes from; all of it optional.
@@ -115,6 +157,7 @@ class Metadata(_Strict):
     training: TrainingClaim = TrainingClaim()
     checkpoint: Digest | None = None  # of model.safetensors
     comparisons: dict[str, Count]  # op type -> elements compared per image
+    ranges: RangeClaim | None = None  # absent in files of aurep 0.1
     graph_sha256: Digest
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)

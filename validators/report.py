@@ -14,11 +14,13 @@ class Check:
     """One verdict.
 
     Attributes:
-        name: ``structure``, ``relu-count``, ``sites``, ``parity``, ``accuracy``, ``fixed-point`` or ``localise``.
+        name: ``structure``, ``relu-count``, ``sites``, ``parity``, ``accuracy``, ``fixed-point``, ``range`` or
+            ``localise``.
         measured: what was found, with its unit where it is text.
         allowed: the bound it was held against.
         passed: whether it holds.
         hint: what was wrong and what to do, or by how much it passed; empty where nothing needs saying.
+        detail: figures behind the verdict, by name, such as JSON has them.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Check:
     allowed: Figure
     passed: bool
     hint: str = ""
+    detail: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class Session:
 
     Attributes:
         provider: what it runs on, `cpu` or `cuda`.
+        rows: images at a time.
 
     Raises:
         AurepError: the provider is not to be had.
@@ -43,6 +44,7 @@ class Session:
             raise AurepError(f"provider {provider!r} is unknown; choose one of {', '.join(PROVIDERS)}.")
         self._session, self.provider = _open(model.SerializeToString(), provider)
         self.batch = fixed_batch(model)
+        self.rows = self.batch or BATCH
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             names = ", ".join(entry.name for entry in inputs)
@@ -62,7 +64,7 @@ class Session:
             yield dict(zip(self.outputs, found, strict=True))
 
     def _batches(self, inputs: NDArray[Any]) -> Iterator[tuple[list[NDArray[Any]], int]]:
-        size = self.batch or BATCH
+        size = self.rows
         for start in range(0, len(inputs), size):
             chunk = inputs[start : start + size]
             fed = chunk

@@ -14,11 +14,12 @@ from aurep.errors import AurepError
 from aurep.frameworks import FRAMEWORKS, FixedPoint, Framework
 from aurep.metadata import InputClaim, Metadata, TrainingClaim
 from aurep.validators.checks import accuracy
-from aurep.validators.checks.accuracy import Bounds, check_accuracy
+from aurep.validators.checks.accuracy import Bounds, Decided, Progress, check_accuracy, reference_of
 from aurep.validators.checks.count import activations, check_count, read_budget
 from aurep.validators.checks.fixed_point import check_fixed_point
 from aurep.validators.checks.localise import check_localise
 from aurep.validators.checks.parity import check_parity
+from aurep.validators.checks.ranges import check_range
 from aurep.validators.checks.rounding import check_rounding
 from aurep.validators.checks.sites import check_sites
 from aurep.validators.checks.structure import MAX_ELEMENTS, check_structure
@@ -32,6 +33,7 @@ from aurep.validators.session import CannotRunError, Session
 from aurep.validators.sites.recovery import RecoveredSite, pointwise, recover_sites
 from aurep.validators.sites.table import site_rows
 
+RANGE_IMAGES = 1024  # test images that the sites' ranges are measured on again
 SAMPLES = 64  # images of a run that parity is measured on where no bundle brings its own
 
 
@@ -64,6 +66,15 @@ class _Work:
     def framework(self) -> Framework | None:
         return FRAMEWORKS.get(self.target or "")
 
+    @property
+    def form(self) -> FixedPoint | None:
+        """The fixed point to hold the file against: what was given, or the target's."""
+        return self.fixed_point or (self.framework.fixed_point if self.framework is not None else None)
+
+    @property
+    def input(self) -> InputClaim:
+        return self.metadata.input if self.metadata is not None else _input_of(self.model)
+
 
 def validate(
     path: str | Path,
@@ -74,9 +85,11 @@ def validate(
     budget: str | int | None = None,
     max_accuracy_drop: float | None = None,
     min_accuracy: float | None = None,
+    accuracy_by: Decided = "estimate",
     provider: str = "auto",
     fixed_point: FixedPoint | str | None = None,
     target: str | None = None,
+    progress: Progress = lambda done, of: None,
 ) -> Report:
     """Recount and re-measure an exported model.
 
@@ -89,14 +102,16 @@ def validate(
         budget: ReLU elements allowed, as an element count, 12.9k or 10%; default: what the file claims.
         max_accuracy_drop: points that the test accuracy may lie below the teacher's (or below the claim).
         min_accuracy: percent that the test accuracy must reach.
+        accuracy_by: what those two are held against: the measured figure, or the worse end of its 95 % interval.
         provider: `auto`, `cpu` or `cuda`; `cuda` is an error where the model would not really run there.
         fixed_point: ring and fraction bits to simulate, e.g. ``64:16``; default: the target's, if it has any.
         target: whose rules the file must obey, whoever wrote it; default: what it claims.
+        progress: called with the test images done, and of how many.
 
     Raises:
         AurepError: wrong usage, or a file, run or data set that cannot be read.
     """
-    bounds = Bounds(max_accuracy_drop, min_accuracy)
+    bounds = Bounds(max_accuracy_drop, min_accuracy, accuracy_by)
     form = FixedPoint.parse(fixed_point) if isinstance(fixed_point, str) else fixed_point
     artefact = read(path)
     work = _Work(artefact, None if run is None else Path(run), provider, form, target)
@@ -115,7 +130,7 @@ def validate(
     if known is None or known.largest > MAX_ELEMENTS:
         work.notes.append("The model was not run, since what it would cost to run is unknown or too much.")
     else:
-        used = _run_checks(work, recovered, data, data_dir, bounds)
+        used = _run_checks(work, recovered, data, data_dir, bounds, progress)
     claimed = artefact.metadata.relu_budget if artefact.metadata is not None else None
     return Report(
         file=str(artefact.file),
@@ -145,6 +160,7 @@ def _run_checks(
     data: str | None,
     data_dir: str | Path | None,
     bounds: Bounds,
+    progress: Progress,
 ) -> str | None:
     """Parity, localisation, accuracy and fixed point; returns the provider used."""
     try:
@@ -159,7 +175,10 @@ def _run_checks(
         _check_samples(work, session, recovered, stored, run)
     except CannotRunError as error:
         work.checks.append(Check("parity", "does not run", None, False, str(error)))
-    _check_accuracy(work, session, run, data, None if data_dir is None else Path(data_dir), bounds)
+    images = _load_images(work, run, data, None if data_dir is None else Path(data_dir), bounds)
+    if images is not None:
+        _check_accuracy(work, session, run, images, bounds, progress)
+    _check_range(work, session, recovered, [s.inputs for s in (stored,) if s is not None], images)
     return session.provider
 
 
@@ -184,37 +203,58 @@ def _check_samples(
     work.checks.append(check)
     if not check.passed and recovered:
         work.checks.append(check_localise(work.model, recovered, samples.inputs, run))
-    form = work.fixed_point or (work.framework.fixed_point if work.framework is not None else None)
-    if form is not None:
-        work.checks.append(check_fixed_point(work.model, samples, form, session.provider))
+    if work.form is not None:
+        work.checks.append(check_fixed_point(work.model, samples, work.form, session.provider))
 
 
-def _check_accuracy(
-    work: _Work, session: Session, run: Any, data: str | None, data_dir: Path | None, bounds: Bounds
-) -> None:
+def _load_images(work: _Work, run: Any, data: str | None, data_dir: Path | None, bounds: Bounds) -> Any:
+    """The data set to measure on; None, with a note, where there is none."""
     implied = run.config.data.name if run is not None else None
     name = data or implied
     if name is None:
         if bounds.any:
             raise AurepError("an accuracy bound was given but no data to measure on; name it with --data (or --run).")
         work.notes.append("Accuracy was not measured: name the data set with --data.")
-        return
-    claim = work.metadata.input if work.metadata is not None else _input_of(work.model)
-    training = work.metadata.training if work.metadata is not None else TrainingClaim()
-    training = run.training if run is not None else training  # the run's own account where there is one
+        return None
     folder = data_dir or (Path(run.config.data.dir) if run is not None and run.config.data.dir else None)
     required = data is not None or bounds.any
     try:
-        images = accuracy.load(name, folder, claim, download=required)
+        return accuracy.load(name, folder, work.input, download=required)
     except AurepError as error:
         if required:
             raise
         work.notes.append(f"Accuracy was not measured: {error}")
-        return
+        return None
+
+
+def _check_accuracy(work: _Work, session: Session, run: Any, images: Any, bounds: Bounds, progress: Progress) -> None:
+    """A drop is measured against the run's teacher, where there is a run."""
+    training = work.metadata.training if work.metadata is not None else TrainingClaim()
+    training = run.training if run is not None else training  # the run's own account where there is one
     try:
-        work.checks.append(check_accuracy(session, images, claim, training, bounds))
+        reference = reference_of(run, images, work.input) if run is not None and bounds.max_drop is not None else None
+        work.checks.append(check_accuracy(session, images, work.input, training, bounds, reference, progress))
     except CannotRunError as error:
         work.checks.append(Check("accuracy", "does not run", None, False, str(error)))
+
+
+def _check_range(
+    work: _Work, session: Session, recovered: Mapping[str, RecoveredSite], inputs: list[Any], images: Any
+) -> None:
+    """The certificate, where the file has one, on all the real inputs there are."""
+    claim = work.metadata.ranges if work.metadata is not None else None
+    if claim is None:
+        return
+    if images is not None:
+        inputs = [*inputs, accuracy.first_inputs(images, work.input, RANGE_IMAGES)]
+    if not inputs:
+        work.notes.append("The range certificate was not measured again: give a bundle, or data with --data.")
+        return
+    bits = next((check.detail.get("fraction_bits") for check in work.checks if check.name == "fixed-point"), None)
+    try:
+        work.checks.append(check_range(work.model, recovered, claim, inputs, work.form, session.provider, bits))
+    except CannotRunError as error:
+        work.checks.append(Check("range", "does not run", None, False, str(error)))
 
 
 def _load_run(work: _Work) -> Any:

@@ -57,7 +57,16 @@ def command(
     from aurep.handoff import handoff
 
     with _progress(console) as heard:
-        found = handoff(bundle, to, samples=samples, protocol=protocol, python=python, timeout=timeout, heard=heard)
+        found = handoff(
+            bundle,
+            to,
+            samples=samples,
+            protocol=protocol,
+            python=python,
+            timeout=timeout,
+            heard=heard,
+            warned=lambda warning: console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True),
+        )
     _print(found, console)
     if json_file is not None:
         write_output(json_file, found.to_json())
@@ -107,11 +116,13 @@ def lines(found: Measurement) -> list[str]:
     from aurep.handoff.network import LAN, WAN
 
     traffic, error = found.traffic, found.logits
+    foreseen = found.predicted
     images = "image" if found.batch == 1 else f"batch of {found.batch}"
     told = [
         f"{found.framework} ({', '.join(found.packages)}), {found.protocol}, {len(found.roles)} parties over loopback",
         f"logits: largest error {error.max_error:.2g} ({error.scaled_error:.2g} of the largest logit), top-1 agreement "
         f"{error.top1_agreement:.1%} on {found.samples} samples",
+        *([f"  foreseen: {foreseen.max_error:.2g} ({foreseen.scaled_error:.2g})"] if foreseen is not None else []),
         f"bytes per {images}: {traffic.total:,} on the wire",
     ]
     if traffic.weight_opening is not None:

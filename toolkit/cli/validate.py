@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,13 @@ from aurep.exporters.targets import TARGETS
 @click.option("--max-accuracy-drop", type=float, metavar="PTS", help="Points allowed below the teacher's accuracy.")
 @click.option(
     "--min-accuracy", type=click.FloatRange(0, 100), metavar="PCT", help="Test accuracy demanded, in percent."
+)
+@click.option(
+    "--accuracy-by",
+    type=click.Choice(["estimate", "bound"]),
+    default="estimate",
+    show_default=True,
+    help="Hold those two against the measured figure, or the worse end of its 95 % interval.",
 )
 @click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to run the model.")
 @click.option(
@@ -57,7 +66,8 @@ def command(
     from aurep.validators import render
     from aurep.validators.validation import validate
 
-    report = validate(path, **options)
+    with _progress() as progress:
+        report = validate(path, progress=progress, **options)
     outputs = [(json_file, report.to_json), (junit_file, lambda: render.to_junit(report))]
     outputs.append((html_file, lambda: render.to_html(report)))
     # Standard output belongs to the machine where it was asked for.
@@ -68,3 +78,15 @@ def command(
     if github:
         click.echo(render.to_github(report), nl=False)
     ctx.exit(0 if report.passed else 1)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar for the test images, where standard error is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("test images", total=None, visible=False)
+        yield lambda done, of: bar.update(task, completed=done, total=of, visible=True)

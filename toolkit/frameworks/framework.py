@@ -17,10 +17,11 @@ ReadLog = Callable[[str], tuple[list[dict[str, Any]], list[dict[str, Any]]]]
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """A ring of `ring` bits with `fraction` of them after the point."""
+    """A ring of `ring` bits with `fraction` of them after the point; `truncation` as `aurep.truncation` has it."""
 
     ring: int = 64
     fraction: int = 16
+    truncation: Literal["deterministic", "probabilistic"] = "probabilistic"
 
     @property
     def limit(self) -> float:

@@ -26,6 +26,15 @@ class Logits:
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """What the simulation of fixed point said of the same logits; `wraps_per_image`: see `aurep.truncation`."""
+
+    max_error: float
+    scaled_error: float
+    wraps_per_image: float
+
+
+@dataclass(frozen=True)
 class Traffic:
     """What one inference (of the file's batch) moves.
 
@@ -59,6 +68,7 @@ class Measurement:
     """One hand-over. Bytes and rounds are per inference; `seconds` is the median one's, over loopback.
 
     Attributes:
+        predicted: the logits' error as it was foreseen; None where the framework computes in no fixed point.
         once: bytes that each party sent once, before the first inference (sharing of the model, keys).
         nodes: what each part of the graph moved, as far as the framework tells.
     """
@@ -78,6 +88,7 @@ class Measurement:
     seconds: float
     total_seconds: float
     nodes: tuple[Row, ...] = ()
+    predicted: Predicted | None = None
 
     def to_dict(self) -> Row:
         derived = {

@@ -19,7 +19,8 @@ from onnx import numpy_helper
 from aurep.errors import AurepError
 from aurep.frameworks import Framework, Protocol, find_driven, find_faults
 from aurep.handoff.environment import find_python
-from aurep.handoff.measurement import Measurement, compare, traffic_of
+from aurep.handoff.foresight import foresee
+from aurep.handoff.measurement import Measurement, Predicted, compare, traffic_of
 from aurep.handoff.processes import Event, Job, run_parties
 from aurep.operators import LINEAR
 from aurep.validators.files.reading import Artefact, read
@@ -37,6 +38,11 @@ class _Material:
     inputs: NDArray[np.float32]
     logits: NDArray[np.float32]
 
+    @property
+    def images(self) -> NDArray[np.float32]:
+        """(inferences * batch, ...)"""
+        return self.inputs.reshape(-1, *self.inputs.shape[2:])
+
 
 def handoff(
     bundle: str | Path,
@@ -47,6 +53,7 @@ def handoff(
     python: str | Path | None = None,
     timeout: float = 600,
     heard: Callable[[int, Event], None] = lambda rank, event: None,
+    warned: Callable[[str], None] = lambda warning: None,
 ) -> Measurement:
     """Run the bundle encrypted, with one process a party over loopback, and measure.
 
@@ -58,6 +65,7 @@ def handoff(
         python: an interpreter that has the framework; default: that of `aurep handoff --setup`.
         timeout: seconds until the run is given up.
         heard: gets what the parties report, with their ranks.
+        warned: gets, before the parties start, a sentence for each thing that will go wrong in fixed point.
 
     Raises:
         AurepError: wrong usage, a graph that the framework cannot take, or a party that failed, died or hung.
@@ -66,6 +74,7 @@ def handoff(
     chosen = framework.protocol(protocol)
     interpreter = find_python(framework, None if python is None else Path(python))
     material = _material(Path(bundle), framework, samples)
+    predicted = foresee(material.artefact, material.images, framework, warned)
     roles = chosen.roles
     with tempfile.TemporaryDirectory(prefix="aurep-handoff-") as name:
         folder = Path(name)
@@ -74,7 +83,7 @@ def handoff(
         results = run_parties(command, roles, jobs, folder, timeout, heard)
         logs = [(folder / f"party{rank}.log").read_text(errors="replace") for rank in range(len(roles))]
         found = np.load(folder / "logits.npy")
-    return _measurement(material, framework, chosen, interpreter, results, logs, found)
+    return _measurement(material, predicted, framework, chosen, interpreter, results, logs, found)
 
 
 def _material(bundle: Path, framework: Framework, samples: int) -> _Material:
@@ -155,6 +164,7 @@ def _free_ports(count: int) -> list[int]:
 
 def _measurement(
     material: _Material,
+    predicted: Predicted | None,
     framework: Framework,
     protocol: Protocol,
     python: Path,
@@ -184,6 +194,7 @@ def _measurement(
         roles=protocol.roles,
         rounds_are=parties.rounds,
         logits=compare(found, material.logits),
+        predicted=predicted,
         traffic=traffic_of(runs),
         once=once,
         seconds=statistics.median(seconds),

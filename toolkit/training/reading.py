@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from aurep.data import load_data
 from aurep.errors import AurepError
 from aurep.files import sha256
 from aurep.metadata import Origin, TrainingClaim
@@ -97,10 +99,32 @@ class Run:
         """Up to `count` test images, normalised (n, C, H, W) float32, and their labels (n,)."""
         with np.load(self.folder.samples, allow_pickle=False) as stored:
             images, labels = stored["images"][:count], stored["labels"][:count]
+        return self._normalised(images), labels.astype(np.int64)
+
+    def calibration(self, count: int) -> tuple[NDArray[np.float32], str]:
+        """Up to `count` training images, normalised, and what they are; samples where the data set is not at hand."""
+        data, claim = self.config.data, self.result.input
+        with suppress(AurepError):
+            images = load_data(
+                data.name,
+                data.dir,
+                val_fraction=data.val_fraction,
+                input_size=claim.shape[1:],
+                interpolation=claim.interpolation,
+                crop_pct=claim.crop_pct,
+                mean=claim.mean,
+                std=claim.std,
+                stream="yes",
+                download=False,
+            )
+            return self._normalised(images.x_train[:count]), f"training images of {data.name}"
+        return self.samples(count)[0], "samples"
+
+    def _normalised(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         claim = self.result.input
         mean = np.array(claim.mean, np.float32).reshape(-1, 1, 1)
         std = np.array(claim.std, np.float32).reshape(-1, 1, 1)
-        return ((images.astype(np.float32) / 255 - mean) / std).astype(np.float32), labels.astype(np.int64)
+        return ((images.astype(np.float32) / 255 - mean) / std).astype(np.float32)
 
     def _build(self, prepared: bool) -> nn.Module:
         network = build_network(self.config, self.result.input.shape, len(self.result.classes))

@@ -10,9 +10,9 @@ import pytest
 
 from aurep.errors import AurepError
 from aurep.frameworks import FixedPoint
+from aurep.truncation import in_fixed_point
 from aurep.validators import validate
-from aurep.validators.checks.fixed_point import simulate
-from aurep.validators.session import Session
+from aurep.validators.checks.fixed_point import FixedPointModel
 from tests.validators import graphs
 
 
@@ -32,10 +32,11 @@ def test_fixed_point_finds_overflow_and_coarse_rounding(text: str, passes: bool,
 
 def test_the_simulation_rounds_every_product(bundle: Path) -> None:
     fraction = 3
-    simulated, probes = simulate(onnx.load(bundle / "model.onnx"), fraction)
-    inputs = np.round(np.random.default_rng(0).normal(size=(2, *graphs.SHAPE)) * 8).astype(np.float32) / 8
-    logits = Session(simulated, "cpu").run(inputs)
+    fixed = FixedPointModel(onnx.load(bundle / "model.onnx"), "cpu")
+    inputs = np.random.default_rng(0).normal(size=(2, *graphs.SHAPE)).astype(np.float32)
+    logits = fixed.predict(inputs, FixedPoint(64, fraction)).logits
     assert np.array_equal(logits * 2**fraction, np.round(logits * 2**fraction))
+    _, probes = in_fixed_point(fixed.plain, fixed.tensors, FixedPoint(64, fraction), "probabilistic")
     assert set(probes.values()) >= {"conv", "head", "act/Relu"}
 
 
