@@ -58,7 +58,8 @@ def export(
         batch: the batch the file takes: "dynamic" or a number; by default dynamic where the target allows it, else 1.
         origin: the ReLU budget, how inputs are made, classes, accuracies, for the metadata.
         samples: (inputs, labels): normalised float32 inputs like `example_input`, and int64 labels, for the bundle.
-        calibration: inputs that the sites' ranges are measured on for the range certificate; default: the samples.
+        calibration: inputs that the sites' ranges are measured on for the range certificate, which needs 16;
+            default: the samples.
         secret_coefficients: polynomial coefficients as initializers where the target would publish them.
         push_constants: constant terms of the sites are carried into later constants, a pass over the activations less
             for each site (target onnxruntime).

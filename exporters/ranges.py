@@ -26,6 +26,7 @@ from aurep.ranges import QUANTILES, certified, columns, headroom_bits, largest_m
 from aurep.truncation import MODES, fraction_bits
 
 Array = NDArray[np.float32]
+LEAST = 16  # images that a certificate is made from: of fewer, others would leave the range at once
 _ROWS = 64  # images run at a time
 _KEPT = 65_536  # inputs a site and batch that quantiles are taken from
 _SIMULATED = 16  # images that fraction bits are tried on: errors are spread over all their logits alike
@@ -66,7 +67,9 @@ def certify(
     form: FixedPoint | None,
     batch: Batch,
 ) -> RangeClaim | None:
-    """What holds of `sites` and of the graph `proto` in `form`; None where there are no sites that can be measured."""
+    """What holds of `sites` and of the graph `proto` in `form`; None where there is too little to measure."""
+    if len(calibration.inputs) < LEAST:
+        return None
     seen = _measure(module, calibration.inputs)
     rows = tuple(_row(site, seen[site.name], form) for site in sites if site.name in seen)
     if not rows:

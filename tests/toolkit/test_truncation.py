@@ -61,7 +61,7 @@ def test_deterministic_truncation_is_integer_arithmetic(fraction: int) -> None:
     inputs = np.random.default_rng(1).normal(size=(16, 6)).astype(np.float32)
     form = FixedPoint(64, fraction, "deterministic")
     found = predict(model, TENSORS, form, form.truncation, inputs, exact(model, inputs), run)
-    # fp32 holds these values to more than `fraction` bits; a product next to a whole number may fall the other way once.
+    # fp32 holds these values to more than `fraction` bits; a product next to a whole number may fall the other way.
     assert np.abs(found.logits - in_integers(stored, inputs, fraction)).max() <= 2 * 2.0**-fraction
 
 
