@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ def export(
     target: str = "onnx",
     *,
     batch: Batch | None = None,
+    relu_budget: int | None = None,
     origin: Origin | None = None,
     samples: Samples | None = None,
     calibration: Calibration | None = None,
@@ -56,7 +58,8 @@ def export(
         path: `NAME.onnx` for the file alone, anything else for a bundle folder.
         target: a name of `aurep.exporters.TARGETS`.
         batch: the batch the file takes: "dynamic" or a number; by default dynamic where the target allows it, else 1.
-        origin: the ReLU budget, how inputs are made, classes, accuracies, for the metadata.
+        relu_budget: elements that may stay ReLU; None: `origin`'s, or exactly what is kept.
+        origin: how inputs are made, classes, accuracies, for the metadata.
         samples: (inputs, labels): normalised float32 inputs like `example_input`, and int64 labels, for the bundle.
         calibration: inputs that the sites' ranges are measured on for the range certificate, which needs 16;
             default: the samples.
@@ -79,6 +82,7 @@ def export(
     run_eager(module, example)
     proto, sites, relus = build(module, example, chosen, rows)
     origin = origin or Origin()
+    origin = origin if relu_budget is None else replace(origin, relu_budget=relu_budget)
     claim = origin.input or InputClaim(layout="NF" if example.dim() == 2 else "NCHW", shape=tuple(example.shape[1:]))
     metadata = claims_for(proto, sites, relus, origin, claim, chosen)
     calibration = calibration or (Calibration(inputs) if samples is not None else None)
