@@ -37,6 +37,7 @@ from aurep.training.collapse import LargestInputs, Standard, refuse_at_chance, s
 from aurep.training.config import Config, StudentConfig
 from aurep.training.engine import Engine, derive, evaluate
 from aurep.training.finishing import measure, write_run
+from aurep.training.forecast import forecast
 from aurep.training.loaders import LAYOUT, evaluation_loader, training_loader
 from aurep.training.losses import student_terms
 from aurep.training.own_weights import read_teacher
@@ -84,6 +85,7 @@ class Pipeline:
     def run(self, resume: bool) -> RunResult:
         engine, weights, state = self._engine(resume)
         begun = PHASES.index(state["phase"]) if state else 0
+        self._announce(begun, state)
         teacher = self._baseline(engine, weights if begun == 0 else None, state if begun == 0 else None)
         student = prepare_student(self.config, copy.deepcopy(teacher).cpu(), self.example)
         student.to(self.fabric.device)
@@ -101,6 +103,30 @@ class Pipeline:
         for site in hybrid_sites(student):
             site.settle()
         return self._finish(engine, teacher, student)
+
+    def _announce(self, begun: int, state: dict[str, Any] | None) -> None:
+        """Say how long what lies ahead will take, from the phase numbered `begun` on."""
+        if self.progress.console is None:
+            return
+        ahead = dict.fromkeys(PHASES[:-1], 0)
+        for phase in PHASES[begun:-1]:
+            taught = phase == "baseline" and (self.own_teacher is not None or self.folder.teacher.exists())
+            epochs = 0 if taught else int(getattr(self.config, phase).epochs)
+            ahead[phase] = epochs * len(self._loader("train", phase))
+        if state is not None and begun < len(PHASES) - 1:
+            counters, phase = state["counters"], PHASES[begun]
+            gone = counters["epoch"] * len(self._loader("train", phase)) + counters["step"]
+            ahead[phase] = max(0, ahead[phase] - gone)
+        x, _ = next(iter(self._loader("train", "baseline").epoch(0)))
+        with torch.random.fork_rng():
+            plain = self._network().to(self.fabric.device)
+            student = prepare_student(self.config, copy.deepcopy(plain).cpu(), self.example).to(self.fabric.device)
+        if self.config.search.normalise:
+            normalise_polynomials(student, [x])
+        expected = forecast(plain, student, x, self.fabric)
+        self.progress.plan(ahead, expected.seconds)
+        if any(ahead.values()):
+            self.progress.say(expected.sentence(ahead, self.fabric.device.type.upper()))
 
     def _standard(self, student: nn.Module) -> Standard:
         """Of a student that still computes what its teacher does."""
