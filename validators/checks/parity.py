@@ -15,6 +15,7 @@ from aurep.validators.files.samples import Samples
 from aurep.validators.graph.batch import fixed_batch
 from aurep.validators.report import Check
 from aurep.validators.session import CannotRunError, Session
+from aurep.validators.stages import stage
 
 REFERENCE_IMAGES = 2  # the reference evaluator is numpy: seconds an image for a large network
 Logits = NDArray[np.float32]
@@ -88,8 +89,10 @@ def reference_outputs(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> li
     fed = inputs if batch is None else np.concatenate([inputs] * -(-batch // len(inputs)))[:batch]
     name = model.graph.input[0].name
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), stage("while running the graph in the ONNX reference"):
             return list(ReferenceEvaluator(model).run(None, {name: fed}))
+    except MemoryError:
+        raise
     except Exception as error:  # the evaluator raises whatever its operators raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CannotRunError(f"The ONNX reference evaluator cannot run the model: {reason[:200]}.") from None
