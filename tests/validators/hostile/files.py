@@ -27,11 +27,14 @@ def added(lines: str, opset: int = 17, shape: str = "N, 4, 6, 6") -> Builder:
 
 
 def digits(path: Path) -> None:
-    """Texts of 60 equal digits, against an expression that has exponentially many ways to match them."""
+    """A bundle with a text of 60 equal digits, against an expression that has exponentially many ways to match them."""
     longer = "t = StringConcat(s, s) u = StringConcat(t, t) "
     lines = f"c = Constant<value_ints = [{'1' * 15}]>() s = Cast<to = 8>(c) {longer}"
-    lines += 'm = RegexFullMatch<pattern = "([0-9]+)+x">(u) z = Cast<to = 1>(m)'
-    added(lines, opset=20)(path)
+    lines += 'm = RegexFullMatch<pattern = "([0-9]+)+x">(u) z = Cast<to = 1>(m) f = Flatten(x) y = Add(f, z)'
+    path.mkdir()
+    graphs.save(graphs.body(lines, opset=20, out="N, 144"), path / "model.onnx")
+    images = np.zeros((2, 4, 6, 6), np.float32)
+    np.savez(path / "samples.npz", inputs=images, logits=images.reshape(2, -1), labels=np.zeros(0, np.int64))
 
 
 def einsum(path: Path) -> None:
