@@ -15,7 +15,7 @@ from tests.toolkit.search.searching import BATCH, TOTAL, Search, batches
 
 
 def definition(search: Search, x: Tensor, y: Tensor) -> list[np.ndarray]:
-    """E_n[-g_n d_n + 1/2 g_n^2 d_n^2] per element, a backward pass for each image's own loss."""
+    """E_n[-g_n d_n +- 1/2 g_n^2 d_n^2] per element, + where kept, a backward pass for each image's own loss."""
     sums = [np.zeros(site.shape) for site in search.sites]
     for image, label in zip(x, y, strict=True):
         seen: list[tuple[Tensor, Tensor]] = []
@@ -30,7 +30,7 @@ def definition(search: Search, x: Tensor, y: Tensor) -> list[np.ndarray]:
         for total, site, (z, _), g in zip(sums, search.sites, seen, gradients, strict=True):
             z0, g0 = z[0].detach().double().numpy(), g[0].double().numpy()
             d = np.maximum(z0, 0) - fallback(site, z0)
-            total += -g0 * d + 0.5 * (g0 * d) ** 2
+            total += -g0 * d + np.where(site.mask, 0.5, -0.5) * (g0 * d) ** 2
     return [total / len(x) for total in sums]
 
 
