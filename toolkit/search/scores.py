@@ -1,7 +1,7 @@
 """Saliency: what the loss would lose if an element's ReLU were its polynomial instead, to second order, in training.
 
-For an element with input x, d = relu(x) - p(x), and g_n = dL_n/dy of image n's own loss L_n at its present output y, with
-the curvature estimated by g_n^2 (the empirical Fisher information):
+For an element with input x, d = relu(x) - p(x), and g_n = dL_n/dy of image n's own loss L_n at its present output y,
+with the curvature estimated by g_n^2 (the empirical Fisher information):
 
     a kept element becomes its polynomial, y -> y - d:   L_n grows by  -g_n d_n + 1/2 g_n^2 d_n^2
     a replaced one gets its ReLU back, y -> y + d:       L_n falls by  -g_n d_n - 1/2 g_n^2 d_n^2
@@ -14,11 +14,11 @@ so one that misses its ReLU outranks kept elements again. The step's loss is a m
 g = g_n / N, and  s = -sum_n g d +- N / 2 sum_n g^2 d^2.  Scores are averaged exponentially over steps.
 
 The score is of a line: the second-order form with gradients squared for the curvature is Fisher pruning (Theis et al.,
-"Faster gaze prediction with dense networks and Fisher pruning", 2018), the first-order term Taylor pruning (Molchanov et
-al., "Pruning Convolutional Neural Networks for Resource Efficient Inference", ICLR 2017, and "Importance Estimation for
-Neural Network Pruning", CVPR 2019), and ReLUPruner (AAAI 2026) scores ReLUs to second order. They ask what the removal
-of something present costs. New here are the reference, each site's own polynomial as it is trained, and the score of
-what is gone already, with its own sign, by which an exact count can be held while elements come and go.
+"Faster gaze prediction with dense networks and Fisher pruning", 2018), the first-order term Taylor pruning (Molchanov
+et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference", ICLR 2017, and "Importance Estimation
+for Neural Network Pruning", CVPR 2019), and ReLUPruner (AAAI 2026) scores ReLUs to second order. They ask what the
+removal of something present costs. New here are the reference, each site's own polynomial as it is trained, and the
+score of what is gone already, with its own sign, by which an exact count can be held while elements come and go.
 """
 
 from __future__ import annotations

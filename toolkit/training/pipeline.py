@@ -70,8 +70,8 @@ class Pipeline:
             self.budget = parse_budget(self.config.search.budget, self.total)
         except AurepError as error:
             raise AurepError(f"search.budget: {error}") from None
-        self._policy(blank)  # refuses options that do not fit the model
         self._loader("train", "baseline")  # refuses a batch size or padding that the data cannot give
+        self._policy(blank)  # refuses options that do not fit the model
         self.own_teacher = self._own_teacher()
 
     @property
@@ -239,8 +239,9 @@ class Pipeline:
         self._fit(engine, phase, activations, state)
 
     def _policy(self, student: nn.Module) -> Policy:
-        seed = derive(self.config.train.seed, "policy")
-        return policy_class(self.config.search.method)(hybrid_sites(student), self.budget, self.options, seed)
+        search, seed = self.config.search, derive(self.config.train.seed, "policy")
+        steps = search.epochs * len(self._loader("train", "search"))
+        return policy_class(search.method)(hybrid_sites(student), self.budget, self.options, seed, steps=steps)
 
     def _watched(
         self, teacher: nn.Module, student: nn.Module, config: StudentConfig, hooked: bool = False

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aurep.search.autorep import AutoRep
 from aurep.search.saliency import Saliency, equalised
 from tests.tolerances import FLOAT32
 from tests.toolkit.search.searching import BATCH, TOTAL, Search, batches
@@ -102,21 +101,3 @@ def test_layer_weight_evens_out_the_mean() -> None:
     torch.testing.assert_close(equalised(score, 0.5), score / 3**0.5)
     assert torch.equal(equalised(score, 0.0), score)
     assert torch.equal(equalised(torch.zeros(3), 1.0), torch.zeros(3))
-
-
-def test_autorep_starts_from_saliency_ranks() -> None:
-    search = Search("autorep", 20, options={"initial": "saliency", "scoring": 0.5, "hysteresis": 0.0})
-    policy = search.policy
-    assert isinstance(policy, AutoRep)
-    search.run(stop=2)
-    assert sum(search.counts()) == TOTAL, "all are kept while scores are measured"
-    assert policy.scores is not None
-    scores = policy.scores
-    search.run(start=2, stop=3)
-    assert policy.scores is None
-    flat = np.concatenate([value.numpy().ravel() for value in scores.values])
-    alpha = np.concatenate([site.alpha.detach().numpy().ravel() for site in search.sites])
-    ranks = np.empty(TOTAL)
-    ranks[np.argsort(flat, kind="stable")] = np.arange(TOTAL)
-    np.testing.assert_allclose(alpha, (ranks + 0.5) / TOTAL, rtol=1e-6)
-    assert search.hooks() == 0
