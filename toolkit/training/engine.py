@@ -27,6 +27,7 @@ from aurep.training.checkpoint import RunFolder
 from aurep.training.collapse import LargestInputs
 from aurep.training.config import TrainConfig
 from aurep.training.metrics import EpochRow, write_metrics
+from aurep.training.moves import Moves, cut_warning
 from aurep.training.optim import make_optimizer, set_learning_rate
 from aurep.training.outcome import Outcome
 from aurep.training.phase import Phase
@@ -56,6 +57,7 @@ class Work:
     optimizer: Any
     outcome: Outcome
     counters: Counters
+    moves: Moves | None  # where the phase has a policy
     steps: int = 0  # done by the end of the last epoch
 
 
@@ -81,8 +83,6 @@ class Engine:
             for epoch in range(work.counters.epoch, phase.config.epochs):
                 work.counters.epoch = epoch
                 self._train_epoch(work, train, stop)
-                if phase.policy:
-                    phase.policy.after_epoch(epoch)
                 with work.outcome.judged():
                     accuracies, inputs = self._validate(phase, val)
                     work.outcome.offer(accuracies)
@@ -93,10 +93,18 @@ class Engine:
                 if stop.received:
                     raise Stopped(stop.received)
         work.outcome.settle()
-        if phase.policy:
-            phase.policy.finish()
+        if work.moves:
+            self._project(work.moves)
         work.steps = phase.config.epochs * len(train)
         self._check_standing(work)
+
+    def _project(self, moves: Moves) -> None:
+        """The end of a search; its last row says how far it came by itself."""
+        kept = moves.finish()
+        if self.rows and self.rows[-1]["phase"] == "search":
+            self.rows[-1]["kept_before_projection"] = kept
+            if warning := cut_warning(kept, moves.policy.budget):
+                self.progress.say(f"Warning: {warning}")
 
     def _validate(self, phase: Phase, val: Loader | None) -> tuple[list[float], dict[str, float]]:
         """Accuracies per width, and the largest input of every site; empty without a validation split."""
@@ -137,7 +145,11 @@ class Engine:
         outcome = Outcome(phase.model, phase.config.ema, phase.choose_best)
         if state is not None:
             outcome.load_state_dict(state["outcome"])
-        return Work(phase, model, wrapped, outcome, Counters() if state is None else Counters(**state["counters"]))
+        moves = Moves(phase.policy) if phase.policy else None
+        if moves and state is not None:
+            moves.back.copy_(state["back"])
+        counters = Counters() if state is None else Counters(**state["counters"])
+        return Work(phase, model, wrapped, outcome, counters, moves)
 
     def _train_epoch(self, work: Work, loader: Loader, stop: StopSignal) -> None:
         phase, counters = work.phase, work.counters
@@ -155,8 +167,9 @@ class Engine:
                 site.running = min(1.0, done / steps / phase.running_by) if phase.running_by else 0.0
             totals += train_step(self.fabric, phase, work.model, work.optimizer, x, y)
             work.outcome.follow()
-            if phase.policy:
+            if phase.policy and work.moves:
                 phase.policy.after_step((done + 1) / steps)
+                work.moves.follow()
             if phase.upkeep and _is_due(done + 1, steps, phase.upkeeps):
                 phase.upkeep(phase.model)
             self.progress.step(phase.name, counters.epoch, step + 1, length)
@@ -192,6 +205,8 @@ class Engine:
             "images_per_second": seen / counters.seconds,
             "inputs": inputs,
         }
+        if work.moves:
+            row["recovered"] = work.moves.recovered()
         if phase.narrower:
             found = zip(phase.narrower, accuracies[1:], strict=False)  # none without a validation split
             row["narrower"] = {f"{narrow.width_multiplier:g}": accuracy for narrow, accuracy in found}
@@ -207,6 +222,7 @@ class Engine:
             "counters": vars(work.counters),
             "optimizer": work.optimizer.state_dict(),
             "policy": policy.state_dict() if policy else {},
+            "back": work.moves.back if work.moves else None,
             "outcome": work.outcome.state_dict(),
             "rows": self.rows,
         }

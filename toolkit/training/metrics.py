@@ -24,6 +24,8 @@ class EpochRow(TypedDict):
     seconds: float
     images_per_second: float
     inputs: dict[str, float]  # the largest |x| at each site in validation; columns largest_input and its site
+    recovered: NotRequired[int]  # in a search: elements that were replaced and came back in this epoch
+    kept_before_projection: NotRequired[int]  # in a search's last row: elements that it kept by itself
     narrower: NotRequired[dict[str, float]]  # width multiplier -> validation accuracy; columns val_accuracy_0.5
 
 

@@ -81,6 +81,7 @@ class Progress:
         val = "" if row["val_accuracy"] is None else f"  val {row['val_accuracy']:5.2f} %"
         val += "".join(f"  width × {share} {found:5.2f} %" for share, found in row.get("narrower", {}).items())
         kept = "" if row["relu_count"] is None else f"  ReLUs {row['relu_count']:,}"
+        kept += f", {row['recovered']:,} back" if row.get("recovered") else ""
         self.say(
             f"{row['phase']:>8} {row['epoch']:3d}/{epochs}  loss {row['train_loss']:.4f}  train "
             f"{row['train_accuracy']:5.2f} %{val}{kept}  {row['images_per_second']:,.0f} images/s{self._left('  ')}"
