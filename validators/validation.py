@@ -19,7 +19,7 @@ from aurep.errors import AurepError
 from aurep.frameworks import FRAMEWORKS, FixedPoint, Framework
 from aurep.metadata import InputClaim, Metadata, TrainingClaim
 from aurep.validators.checks import accuracy
-from aurep.validators.checks.accuracy import Bounds, Decided, check_accuracy, reference_of
+from aurep.validators.checks.accuracy import Bounds, Decided, Reference, check_accuracy, reference_of
 from aurep.validators.checks.count import activations, check_count, read_budget
 from aurep.validators.checks.fixed_point import check_fixed_point
 from aurep.validators.checks.localise import check_localise
@@ -29,7 +29,7 @@ from aurep.validators.checks.rounding import check_rounding
 from aurep.validators.checks.sites import check_sites
 from aurep.validators.checks.structure import MAX_ELEMENTS, check_structure
 from aurep.validators.files.reading import Artefact, read
-from aurep.validators.files.samples import Samples, eager_samples, read_samples
+from aurep.validators.files.samples import Samples, eager_logits, eager_samples, read_samples
 from aurep.validators.graph.batch import model_inputs
 from aurep.validators.graph.facts import UncountableError
 from aurep.validators.relu_count import ReluCount, count
@@ -190,7 +190,8 @@ def _check_samples(
             work.notes.append("Parity was not measured: give a bundle folder, or the run with --run.")
         return
     say("while comparing logits")
-    check = check_parity(work.model, session, samples, eager if stored is not None else None)
+    again = (lambda x: eager_logits(run, x)) if run is not None else None
+    check = check_parity(work.model, session, samples, eager if stored is not None else None, again)
     work.checks.append(check)
     if not check.passed and recovered:
         say("while looking for the site that differs")
@@ -229,11 +230,20 @@ def _check_accuracy(work: _Work, session: Session, run: Any, images: Any, bounds
     training = run.training if run is not None else training  # the run's own account where there is one
     try:
         with stage("while measuring the accuracy"):
-            bounded = run is not None and bounds.max_drop is not None
-            reference = reference_of(run, images, work.input) if bounded else None
+            reference = _reference(work, run, images) if bounds.max_drop is not None else None
             work.checks.append(check_accuracy(session, images, work.input, training, bounds, reference, _tell))
     except CannotRunError as error:
         work.checks.append(Check("accuracy", "does not run", None, False, str(error)))
+
+
+def _reference(work: _Work, run: Any, images: Any) -> Reference | None:
+    if run is None:
+        return None
+    try:
+        return reference_of(run, images, work.input)
+    except AurepError as error:
+        work.notes.append(f"The drop is not paired with the teacher's answers: {error}")
+        return None
 
 
 def _check_range(

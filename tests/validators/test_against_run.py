@@ -101,4 +101,7 @@ def test_a_drop_is_measured_from_the_teacher_of_the_run(
     assert validate(folder, data="toy", max_accuracy_drop=2.0).passed
     run.teacher = lambda inputs: -run.model(inputs)  # and this teacher all
     report = validate(folder, run=run.path, data="toy", max_accuracy_drop=2.0)
-    assert "accuracy" in [check.name for check in report.checks if not check.passed]
+    (check,) = [check for check in report.checks if check.name == "accuracy"]
+    assert not check.passed
+    assert check.detail["reference"] == 100
+    assert (check.detail["lost"], check.detail["won"]) == (8, 0)

@@ -70,9 +70,15 @@ def read_samples(bundle: Path) -> Samples | None:
 
 def eager_samples(run: Any, samples: Samples | None, count: int) -> Samples:
     """`samples` (or else the run's own) with logits computed afresh by the model of `run`, an `aurep.training.Run`."""
+    inputs, labels = (samples.inputs, samples.labels) if samples is not None else run.samples(count)
+    logits = eager_logits(run, inputs)
+    return replace(samples or Samples(inputs, logits, labels), logits=logits)
+
+
+def eager_logits(run: Any, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the model of `run` makes of inputs (n, ...)."""
     import torch
 
-    inputs, labels = (samples.inputs, samples.labels) if samples is not None else run.samples(count)
     with torch.no_grad():
-        logits = run.model(torch.from_numpy(np.ascontiguousarray(inputs))).numpy()
-    return replace(samples or Samples(inputs, logits, labels), logits=logits.astype(np.float32))
+        logits: NDArray[np.float32] = run.model(torch.from_numpy(np.ascontiguousarray(inputs))).numpy()
+    return logits.astype(np.float32)
