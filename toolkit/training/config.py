@@ -102,6 +102,7 @@ class TrainConfig(_Section):
     batch_size: int = Field(default=128, ge=1)  # images of a step, over all ranks
     device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto": CUDA where there is one
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # the last two as mixed precision
+    log: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv",)  # metrics.csv and experiment trackers
     checkpoint_minutes: Weight = 10.0  # also at every epoch's end, and on SIGTERM
     kernels: Choice = "auto"  # of the hybrid activation: "compiled" builds C++ ones for the CPU
     fuse: bool = False  # batch norm, residual sum and activation in one: saves no more than a plain network
@@ -191,8 +192,9 @@ class Config(_Section):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
     def digest(self) -> str:
-        """sha256 of what decides the result: everything but where the data lies and how it is read."""
-        fields = self.model_dump(mode="json", exclude_none=True, exclude={"data": self.data.incidental})
+        """sha256 of what decides the result: everything but where the data lies, how it is read, and what is logged."""
+        incidental = {"data": self.data.incidental, "train": {"log"}}
+        fields = self.model_dump(mode="json", exclude_none=True, exclude=incidental)
         return hashlib.sha256(tomli_w.dumps(fields).encode()).hexdigest()
 
 

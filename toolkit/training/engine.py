@@ -34,6 +34,7 @@ from aurep.training.phase import Phase
 from aurep.training.progress import Progress
 from aurep.training.signals import Stopped, StopSignal
 from aurep.training.step import runner, train_step
+from aurep.training.trackers import Trackers
 
 _LOOK_EVERY = 50  # steps between looks at the loss on the host: each look waits for the device
 
@@ -64,8 +65,11 @@ class Work:
 class Engine:
     """Runs phases over one data set on one device (or one rank of several)."""
 
-    def __init__(self, fabric: Fabric, folder: RunFolder, options: TrainConfig, progress: Progress) -> None:
-        self.fabric, self.folder, self.options, self.progress = fabric, folder, options, progress
+    def __init__(
+        self, fabric: Fabric, folder: RunFolder, options: TrainConfig, progress: Progress, trackers: Trackers
+    ) -> None:
+        self.fabric, self.folder, self.options = fabric, folder, options
+        self.progress, self.trackers = progress, trackers
         self.seed = options.seed
         self.checkpoint_seconds = options.checkpoint_minutes * 60 or float("inf")
         self.rows: list[EpochRow] = []
@@ -203,6 +207,7 @@ class Engine:
             "relu_count": ReluBudget.of(sites).relu_count if sites else None,
             "seconds": counters.seconds,
             "images_per_second": seen / counters.seconds,
+            "kept": {site.name: site.kept for site in sites},
             "inputs": inputs,
         }
         if work.moves:
@@ -211,6 +216,7 @@ class Engine:
             found = zip(phase.narrower, accuracies[1:], strict=False)  # none without a validation split
             row["narrower"] = {f"{narrow.width_multiplier:g}": accuracy for narrow, accuracy in found}
         self.rows.append(row)
+        self.trackers.epoch(self.rows)
         self.progress.epoch(row, phase.config.epochs)
         if phase.standard is not None and phase.standard.collapsed(_accuracy(row), work.steps, inputs):
             self.progress.say(f"Warning: {phase.standard.verdict(phase.name, _accuracy(row), inputs)}")

@@ -44,6 +44,7 @@ from aurep.training.own_weights import read_teacher
 from aurep.training.phase import Phase
 from aurep.training.progress import Progress
 from aurep.training.setup import build_network, make_fabric, prepare_student, read_data
+from aurep.training.trackers import Trackers
 
 PHASES = ("baseline", "search", "finetune", "done")
 
@@ -143,7 +144,9 @@ class Pipeline:
 
     def _engine(self, resume: bool) -> tuple[Engine, dict[str, Tensor] | None, dict[str, Any] | None]:
         """The engine, with the checkpoint's weights and state where there is one to go on from."""
-        engine = Engine(self.fabric, self.folder, self.config.train, self.progress)
+        names = self.config.train.log if self.fabric.is_global_zero else ()
+        trackers = Trackers(names, self.folder.path, self.config)
+        engine = Engine(self.fabric, self.folder, self.config.train, self.progress, trackers)
         if not (resume and self.folder.state.exists()):
             return engine, None, None
         weights, state = self.folder.load_checkpoint()
@@ -276,6 +279,7 @@ class Pipeline:
         )
         if self.fabric.is_global_zero:
             write_run(self.folder, self.config, self.data, student, engine.rows, result)
+        engine.trackers.finish(engine.rows, result)
         self.fabric.barrier()
         return result
 
