@@ -13,10 +13,9 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any, Self
 
 import onnx
 
@@ -59,21 +58,18 @@ class ReluCount:
     largest: int
     batch: int | None
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """What `to_dict` gave, after a way through JSON."""
-        return cls(**data | {"sites": tuple(SiteCount(**site) for site in data["sites"])})
-
     @property
     def by_site(self) -> dict[str, int]:
         return {site.name: site.elements for site in self.sites}
 
 
 def count_relus(path: str | Path) -> ReluCount:
-    """`entry.count_relus` in this process."""
+    """Count the ReLUs that an ONNX file, or the model of a bundle folder, evaluates per image.
+
+    Raises:
+        AurepError: the file cannot be read.
+        UncountableError: it is a graph whose comparisons cannot be bounded from the graph alone (an AurepError too).
+    """
     model = read(path).model
     return count(model, pointwise_sites(model))
 

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from aurep.errors import AurepError
-from aurep.validators.validation import validate  # in this process, where things can be put in its way
+from aurep.validators import validate
 
 NO_CUDA = ["CPUExecutionProvider"]
 

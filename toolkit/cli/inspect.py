@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aurep.cli.output import limits_option, progress_line, write_output
+from aurep.cli.output import write_output
 from aurep.errors import one_line
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     metavar="[FILE]",
     help="Write JSON; without a file, or for -, to standard output in place of the table.",
 )
-@limits_option
-def command(path: Path | None, json_file: str | None, limits: str | None) -> None:
+def command(path: Path | None, json_file: str | None) -> None:
     """Show each site's elements, kept ReLUs and degree, the totals, and what private inference pays for."""
     if path is None and json_file not in (None, "-"):  # `--json MODEL.ONNX`: it is not the file to write
         path, json_file = Path(str(json_file)), "-"
@@ -37,10 +36,9 @@ def command(path: Path | None, json_file: str | None, limits: str | None) -> Non
 
     from rich.console import Console
 
-    from aurep.validators.entry import inspect
+    from aurep.validators.inspection import inspect
 
-    with progress_line() as progress:
-        found = inspect(path, limits=limits, progress=progress)
+    found = inspect(path)
     if json_file is not None:
         write_output(json_file, json.dumps(found.to_dict(), indent=2) + "\n")
     if json_file != "-":

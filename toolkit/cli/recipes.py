@@ -14,7 +14,6 @@ def command(name: str | None) -> None:
     if name is not None:
         click.echo(read_recipe(name), nl=False)
         return
-    names = recipe_names()
-    for listed in names:
+    for listed in recipe_names():
         header = read_recipe(listed).splitlines()[0].removeprefix("#").strip()
-        click.echo(f"{listed:<{max(map(len, names))}} {header}")
+        click.echo(f"{listed:<24} {header}")

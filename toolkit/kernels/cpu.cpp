@@ -1,319 +1,269 @@
-// The hybrid activation on a CPU, one pass over memory in each direction. aurep/activation.py has the maths.
-//
-// An activation x of shape (N, C, ...) is taken as N images of E elements in whatever order they lie in memory. What differs between
-// channels comes as tables of floats, and layout, channels and degree are the caller's business: a table holds either a value for
-// every element of an image, or one period of them that repeats (the channels, where those come last). Work is shared out by
-// blocks of elements; a block goes through all images, keeps its part of the tables and its sums in the first-level cache, and adds
-// up in the images' order: the result does not depend on the number of threads. Blocks of repeated tables are long, so that memory
-// is read in long pieces.
-//
-// With F (how much is fused in front of the activation), its input u is
-//     BARE  x        NORMED  s (x - m) + t        ADDED  s (x - m) + t + r        TWO_NORMED  s (x - m) + t + s' (r - m')
-// Tables: c0, c1, c2, then as far as F needs them t, m, s, m', s'.
+// The operators that aurep/kernels/cpu.py calls, around the loops of cpu_loops.h: tensors are brought into one memory order, tables
+// made of what differs between channels, and sums taken apart by channel or element.
 
-#include <ATen/Parallel.h>
+#include "cpu_loops.h"
+
+#include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/softplus.h>
+#include <ATen/ops/sum.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
-#include <algorithm>
-#include <cstdint>
 #include <optional>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 namespace {
 
 using at::Tensor;
+using Maybe = std::optional<Tensor>;
 
-constexpr int64_t WIDTH = AUREP_WIDTH;  // values of a table that a block holds at most; cpu_build.py says how many
-constexpr int64_t PIECE = 8192;  // elements of an image in a block whose tables repeat
-constexpr int64_t FLUSH = 64;    // values that a sum takes before it is added to another, so that fewer digits are lost
-
-enum Fused { BARE, NORMED, ADDED, TWO_NORMED };
-enum Table { C0, C1, C2, SHIFT, MEAN, SCALE, MEAN_R, SCALE_R };
-enum Sum { POWER_0, POWER_1, POWER_2, DU, DU_X, DU_R };
-
-constexpr int tables_of(Fused fused) {
-    return fused == BARE ? 3 : fused == TWO_NORMED ? 8 : 6;
+// x as it is where that is contiguous or channels_last.
+Tensor dense(const Tensor& x) {
+    const bool last = x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast);
+    return last ? x : x.contiguous();
 }
 
-constexpr int sums_of(Fused fused) {
-    return fused == BARE ? 3 : fused == TWO_NORMED ? 6 : 5;
-}
+// How an image of x, dense, lies in memory.
+struct Layout {
+    int64_t images, channels, positions;
+    bool last;  // channels come last
 
-// How the E elements of an image are cut up: `count` blocks of `runs` runs, each `width` long; the last of all may be shorter.
-struct Cut {
-    int64_t elements, width, runs, count;
+    explicit Layout(const Tensor& x)
+        : images(x.size(0)), channels(x.size(1)), positions(x.numel() / (images * channels)), last(!x.is_contiguous()) {}
 
-    Cut(int64_t elements, int64_t period) : elements(elements) {
-        const bool repeats = period < elements;
-        width = repeats ? period : std::min(WIDTH, elements);
-        runs = repeats ? std::max<int64_t>(1, PIECE / period) : 1;
-        count = (elements + width * runs - 1) / (width * runs);
+    int64_t elements() const { return channels * positions; }
+
+    int64_t place(int64_t channel, int64_t position) const {
+        return last ? position * channels + channel : channel * positions + position;
     }
 
-    // Calls work(block's number, first element, elements).
+    // Calls work(place in memory, channel, number in logical order) for every element.
     template <typename Work>
-    void over_blocks(Work&& work) const {
-        at::parallel_for(0, count, 1, [&](int64_t first, int64_t last) {
-            for (int64_t block = first; block < last; ++block) {
-                const int64_t start = block * width * runs;
-                work(block, start, std::min(width * runs, elements - start));
-            }
+    void each(Work&& work) const {
+        for (int64_t c = 0, e = 0; c < channels; ++c)
+            for (int64_t p = 0; p < positions; ++p, ++e) work(place(c, p), c, e);
+    }
+
+    // `other` in x's dtype and memory order.
+    Tensor like(const Tensor& other, const Tensor& x) const {
+        return other.to(x.scalar_type()).contiguous(last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
+    }
+
+    // The mask (C, ...) in memory order.
+    Tensor kept(const Tensor& mask) const {
+        return last ? mask.reshape({channels, positions}).t().contiguous() : mask.contiguous();
+    }
+};
+
+Tensor floats(at::IntArrayRef shape) {
+    return at::empty(shape, at::kFloat);
+}
+
+// Whether coefficients (C, K) or (C, ..., K) are given per element.
+bool by_element(const Maybe& coefficients) {
+    return coefficients && coefficients->dim() > 2;
+}
+
+// `columns` (C each) and before them, if asked for, the coefficients, as rows of what cpu_loops.h calls tables.
+Tensor tables_of(const Layout& layout, const std::vector<Tensor>& columns, bool polynomial = false, const Maybe& given = {}) {
+    const bool repeats = layout.last && layout.channels <= WIDTH && !by_element(given);
+    const int64_t terms = polynomial ? 3 : 0, rows = terms + columns.size();
+    Tensor tables = floats({rows, repeats ? layout.channels : layout.elements()});
+    const auto fill = [&](int64_t row, bool own, auto&& value) {
+        float* to = tables.mutable_data_ptr<float>() + row * tables.size(1);
+        if (repeats)
+            for (int64_t c = 0; c < layout.channels; ++c) to[c] = value(c);
+        else
+            layout.each([&](int64_t at, int64_t c, int64_t e) { to[at] = value(own ? e : c); });
+    };
+    const Tensor coefficients = given ? given->to(at::kFloat).contiguous() : Tensor();
+    for (int64_t k = 0; k < terms; ++k) {
+        const int64_t count = given ? coefficients.size(-1) : 0;
+        const float* values = given ? coefficients.const_data_ptr<float>() : nullptr;
+        fill(k, by_element(given), [=](int64_t i) {
+            return k < count ? values[i * count + k] : !values && k == 1 ? 1.0f : 0.0f;  // of none: the identity
         });
     }
-
-    // Where a block's tables begin: at its own elements, or at those that all blocks share.
-    int64_t origin(int64_t start, int64_t period) const { return period < elements ? 0 : start; }
-};
-
-template <int ROWS>
-struct Tables {
-    float rows[ROWS][WIDTH];
-
-    // Copied, since rows that lie apart by powers of two would evict each other.
-    Tables(const float* from, int64_t stride, int64_t size) {
-        for (int row = 0; row < ROWS; ++row)
-            std::copy_n(from + row * stride, size, rows[row]);
+    for (size_t k = 0; k < columns.size(); ++k) {
+        const Tensor column = columns[k].to(at::kFloat).contiguous();
+        const float* values = column.const_data_ptr<float>();
+        fill(terms + k, false, [=](int64_t i) { return values[i]; });
     }
-};
-
-// Sums over images and runs, value by value.
-template <int ROWS>
-struct Sums {
-    float rows[ROWS][WIDTH] = {};
-    float flushed[ROWS][WIDTH] = {};
-    int64_t taken = 0;
-
-    void count(int64_t size) {
-        if (++taken == FLUSH) flush(size);
-    }
-
-    void flush(int64_t size) {
-        for (int row = 0; row < ROWS; ++row)
-            for (int64_t j = 0; j < size; ++j) {
-                flushed[row][j] += rows[row][j];
-                rows[row][j] = 0.0f;
-            }
-        taken = 0;
-    }
-
-    void store(float* to, int64_t stride, int64_t size) {
-        flush(size);
-        for (int row = 0; row < ROWS; ++row)
-            std::copy_n(flushed[row], size, to + row * stride);
-    }
-};
-
-template <typename T, Fused F>
-inline float input_of(const T* x, const T* r, int64_t j, const Tables<tables_of(F)>& at) {
-    const float value = static_cast<float>(x[j]);
-    if constexpr (F == BARE) {
-        return value;
-    } else {
-        float u = at.rows[SCALE][j] * (value - at.rows[MEAN][j]) + at.rows[SHIFT][j];
-        if constexpr (F == ADDED) u += static_cast<float>(r[j]);
-        if constexpr (F == TWO_NORMED) u += at.rows[SCALE_R][j] * (static_cast<float>(r[j]) - at.rows[MEAN_R][j]);
-        return u;
-    }
+    return tables;
 }
 
-template <typename T, Fused F>
-void forward_kernel(
-    const T* x, const T* r, const uint8_t* mask, const float* tables, int64_t period, T* y, int64_t images, const Cut& cut) {
-    cut.over_blocks([&](int64_t, int64_t start, int64_t elements) {
-        const Tables<tables_of(F)> at(tables + cut.origin(start, period), period, std::min(cut.width, elements));
-        for (int64_t n = 0; n < images; ++n)
-            for (int64_t run = start; run < start + elements; run += cut.width) {
-                const int64_t offset = n * cut.elements + run, size = std::min(cut.width, cut.elements - run);
-                const T *xn = x + offset, *rn = r + offset;
-                const uint8_t* kept = mask + run;
-                T* yn = y + offset;
-#pragma GCC ivdep
-                for (int64_t j = 0; j < size; ++j) {
-                    const float u = input_of<T, F>(xn, rn, j, at);
-                    const float polynomial = (at.rows[C2][j] * u + at.rows[C1][j]) * u + at.rows[C0][j];
-                    const float rectified = u < 0.0f ? 0.0f : u;  // this way round NaN stays NaN
-                    const float stays = kept[j];  // as wide as what it selects, or compilers do not vectorise
-                    yn[j] = static_cast<T>(stays > 0.0f ? rectified : polynomial);
-                }
-            }
-    });
+// `norms` holds mean, scale, shift of one or two batch norms; shifts are added up.
+std::vector<Tensor> columns_of(const std::vector<Tensor>& norms) {
+    if (norms.empty()) return {};
+    if (norms.size() == 3) return {norms[2], norms[0], norms[1]};
+    return {at::add(norms[2], norms[5]), norms[0], norms[1], norms[3], norms[4]};
 }
 
-// `indicator` (elements) and `sums` (sums_of(F), blocks, width), the latter reduced over a block's runs.
-template <typename T, Fused F>
-void backward_kernel(
-    const T* g, const T* x, const T* r, const uint8_t* mask, const float* tables, int64_t period, T* du, float* indicator,
-    float* sums, int64_t images, const Cut& cut) {
-    cut.over_blocks([&](int64_t block, int64_t start, int64_t elements) {
-        const int64_t wide = std::min(cut.width, elements);
-        const Tables<tables_of(F)> at(tables + cut.origin(start, period), period, wide);
-        Sums<sums_of(F)> sum;
-        for (int64_t n = 0; n < images; ++n)
-            for (int64_t run = start; run < start + elements; run += cut.width) {
-                const int64_t offset = n * cut.elements + run, size = std::min(cut.width, cut.elements - run);
-                const T *gn = g + offset, *xn = x + offset, *rn = r + offset;
-                const uint8_t* kept = mask + run;
-                T* dn = du + offset;
-                float* an = indicator + run;
-#pragma GCC ivdep
-                for (int64_t j = 0; j < size; ++j) {
-                    const float gradient = static_cast<float>(gn[j]);
-                    const float u = input_of<T, F>(xn, rn, j, at);
-                    const float polynomial = (at.rows[C2][j] * u + at.rows[C1][j]) * u + at.rows[C0][j];
-                    const float slope = 2.0f * at.rows[C2][j] * u + at.rows[C1][j];
-                    const float rectified = u < 0.0f ? 0.0f : u;
-                    const float passed = u > 0.0f ? gradient : 0.0f;
-                    const float stays = kept[j];
-                    const float replaced = stays > 0.0f ? 0.0f : gradient;
-                    const float through = stays > 0.0f ? passed : gradient * slope;
-                    dn[j] = static_cast<T>(through);
-                    an[j] += gradient * (rectified - polynomial);
-                    sum.rows[POWER_0][j] += replaced;
-                    sum.rows[POWER_1][j] += replaced * u;
-                    sum.rows[POWER_2][j] += replaced * u * u;
-                    if constexpr (F != BARE) {
-                        sum.rows[DU][j] += through;
-                        sum.rows[DU_X][j] += through * (static_cast<float>(xn[j]) - at.rows[MEAN][j]);
-                    }
-                    if constexpr (F == TWO_NORMED)
-                        sum.rows[DU_R][j] += through * (static_cast<float>(rn[j]) - at.rows[MEAN_R][j]);
-                }
-                sum.count(wide);
-            }
-        sum.store(sums + block * cut.width, cut.count * cut.width, wide);
-    });
+// A row of sums, of the loops, by channel.
+std::vector<double> by_channel(const float* row, const Layout& layout, const Cut& cut) {
+    std::vector<double> totals(layout.channels);
+    for (int64_t j = 0; j < cut.sums(); ++j) totals[layout.last ? j % layout.channels : j / layout.positions] += row[j];
+    return totals;
 }
 
-template <typename T>
-void statistics_kernel(const T* x, const float* centres, int64_t period, float* sums, int64_t images, const Cut& cut) {
-    cut.over_blocks([&](int64_t block, int64_t start, int64_t elements) {
-        const int64_t wide = std::min(cut.width, elements);
-        const Tables<1> at(centres + cut.origin(start, period), period, wide);
-        Sums<2> sum;
-        for (int64_t n = 0; n < images; ++n)
-            for (int64_t run = start; run < start + elements; run += cut.width) {
-                const T* xn = x + n * cut.elements + run;
-                const int64_t size = std::min(cut.width, cut.elements - run);
-#pragma GCC ivdep
-                for (int64_t j = 0; j < size; ++j) {
-                    const float distance = static_cast<float>(xn[j]) - at.rows[0][j];
-                    sum.rows[0][j] += distance;
-                    sum.rows[1][j] += distance * distance;
-                }
-                sum.count(wide);
-            }
-        sum.store(sums + block * cut.width, cut.count * cut.width, wide);
-    });
-}
-
-template <typename T>
-void norm_input_kernel(
-    const T* du, const T* x, const float* tables, int64_t period, T* dx, int64_t images, const Cut& cut) {
-    enum { MEAN_OF, A, B, C };
-    cut.over_blocks([&](int64_t, int64_t start, int64_t elements) {
-        const Tables<4> at(tables + cut.origin(start, period), period, std::min(cut.width, elements));
-        for (int64_t n = 0; n < images; ++n)
-            for (int64_t run = start; run < start + elements; run += cut.width) {
-                const int64_t offset = n * cut.elements + run, size = std::min(cut.width, cut.elements - run);
-                const T *dn = du + offset, *xn = x + offset;
-                T* to = dx + offset;
-#pragma GCC ivdep
-                for (int64_t j = 0; j < size; ++j)
-                    to[j] = static_cast<T>(
-                        at.rows[A][j] * static_cast<float>(dn[j]) +
-                        at.rows[B][j] * (static_cast<float>(xn[j]) - at.rows[MEAN_OF][j]) + at.rows[C][j]);
-            }
-    });
-}
-
+// bfloat16 goes as the 16 bits that it is.
 template <typename Work>
 void by_type(const Tensor& x, Work&& work) {
     if (x.scalar_type() == at::kBFloat16)
-        work(c10::BFloat16());
+        work(uint16_t());
     else
         work(float());
 }
 
 template <typename T>
-const T* maybe(const std::optional<Tensor>& tensor, const T* otherwise) {
-    return tensor ? tensor->const_data_ptr<T>() : otherwise;
+const T* values(const Tensor& x) {
+    return static_cast<const T*>(x.const_data_ptr());
 }
 
-template <typename Work>
-void by_fused(const Tensor& tables, bool has_residual, Work&& work) {
-    const int64_t rows = tables.size(0);
-    if (rows == 3)
-        work(std::integral_constant<Fused, BARE>());
-    else if (!has_residual)
-        work(std::integral_constant<Fused, NORMED>());
-    else if (rows == 6)
-        work(std::integral_constant<Fused, ADDED>());
-    else
-        work(std::integral_constant<Fused, TWO_NORMED>());
+template <typename T>
+T* mutable_values(Tensor& x) {
+    return static_cast<T*>(x.mutable_data_ptr());
+}
+
+template <typename T>
+const T* maybe(const Maybe& tensor, const T* otherwise) {
+    return tensor ? values<T>(*tensor) : otherwise;
 }
 
 const uint8_t* bytes(const Tensor& mask) {
     return reinterpret_cast<const uint8_t*>(mask.const_data_ptr<bool>());
 }
 
-Tensor forward(const Tensor& x, const std::optional<Tensor>& residual, const Tensor& kept, const Tensor& tables) {
+template <typename Work>
+void by_fused(size_t norms, bool has_residual, Work&& work) {
+    if (norms == 0)
+        work(std::integral_constant<Fused, BARE>());
+    else if (!has_residual)
+        work(std::integral_constant<Fused, NORMED>());
+    else if (norms == 3)
+        work(std::integral_constant<Fused, ADDED>());
+    else
+        work(std::integral_constant<Fused, TWO_NORMED>());
+}
+
+Tensor forward(
+    const Tensor& input, const Maybe& other, const std::vector<Tensor>& norms, const Tensor& mask, const Maybe& coefficients) {
+    const Tensor x = dense(input);
+    const Layout layout(x);
+    const Maybe residual = other ? Maybe(layout.like(*other, x)) : std::nullopt;
+    const Tensor kept = layout.kept(mask), tables = tables_of(layout, columns_of(norms), true, coefficients);
+    const Cut cut(layout.elements(), tables.size(1), layout.images);
     Tensor y = at::empty_like(x);
-    const Cut cut(kept.numel(), tables.size(1));
     by_type(x, [&](auto zero) {
         using T = decltype(zero);
-        const T* data = x.const_data_ptr<T>();
-        by_fused(tables, residual.has_value(), [&](auto fused) {
+        const T* data = values<T>(x);
+        by_fused(norms.size(), residual.has_value(), [&](auto fused) {
             forward_kernel<T, decltype(fused)::value>(
-                data, maybe(residual, data), bytes(kept), tables.const_data_ptr<float>(), tables.size(1),
-                y.mutable_data_ptr<T>(), x.size(0), cut);
+                data, maybe(residual, data), bytes(kept), tables.const_data_ptr<float>(), mutable_values<T>(y), cut);
         });
     });
     return y;
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward(
-    const Tensor& g, const Tensor& x, const std::optional<Tensor>& residual, const Tensor& kept, const Tensor& tables) {
-    Tensor du = at::empty_like(x);
-    Tensor indicator = at::zeros({kept.numel()}, tables.options());
-    Tensor sums;
-    const Cut cut(kept.numel(), tables.size(1));
+// dL/dcoefficients, of their shape, from the first rows of sums.
+Tensor of_coefficients(const Tensor& coefficients, const float* sums, const Layout& layout, const Cut& cut) {
+    Tensor gradient = floats(coefficients.sizes());
+    float* to = gradient.mutable_data_ptr<float>();
+    const int64_t terms = coefficients.size(-1);
+    for (int64_t k = 0; k < terms; ++k) {
+        const float* row = sums + k * cut.sums();
+        if (by_element(coefficients)) {
+            layout.each([&](int64_t at, int64_t, int64_t e) { to[e * terms + k] = row[at]; });
+        } else {
+            const std::vector<double> totals = by_channel(row, layout, cut);
+            for (int64_t c = 0; c < layout.channels; ++c) to[c * terms + k] = totals[c];
+        }
+    }
+    return gradient.to(coefficients.scalar_type());
+}
+
+// du, dL/dalpha and dL/dcoefficients (empty where not wanted), and (1 + norms, C) sums.
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
+    const Tensor& gradient, const Tensor& input, const Maybe& other, const std::vector<Tensor>& norms, const Tensor& mask,
+    const Tensor& alpha, const Maybe& coefficients, bool needs_alpha, bool needs_coefficients) {
+    const Tensor x = dense(input);
+    const Layout layout(x);
+    const Tensor g = layout.like(gradient, x);
+    const Maybe residual = other ? Maybe(layout.like(*other, x)) : std::nullopt;
+    const Tensor kept = layout.kept(mask), tables = tables_of(layout, columns_of(norms), true, coefficients);
+    const Cut cut(layout.elements(), tables.size(1), layout.images);
+    Tensor du = at::empty_like(x), of_alpha, of_coefficient, of_norms, sums;
+    Tensor indicator = at::zeros({cut.repeats() ? cut.parts : 1, needs_alpha ? cut.elements : 0}, tables.options());
     by_type(x, [&](auto zero) {
         using T = decltype(zero);
-        const T* data = x.const_data_ptr<T>();
-        by_fused(tables, residual.has_value(), [&](auto fused) {
+        const T* data = values<T>(x);
+        by_fused(norms.size(), residual.has_value(), [&](auto fused) {
             constexpr Fused F = decltype(fused)::value;
-            sums = at::empty({sums_of(F), cut.count, cut.width}, tables.options());
-            backward_kernel<T, F>(
-                g.const_data_ptr<T>(), data, maybe(residual, data), bytes(kept), tables.const_data_ptr<float>(),
-                tables.size(1), du.mutable_data_ptr<T>(), indicator.mutable_data_ptr<float>(),
-                sums.mutable_data_ptr<float>(), x.size(0), cut);
+            sums = floats({sums_of(F), cut.sums()});
+            const auto kernel = needs_alpha ? backward_kernel<T, F, true> : backward_kernel<T, F, false>;
+            kernel(
+                values<T>(g), data, maybe(residual, data), bytes(kept), tables.const_data_ptr<float>(),
+                mutable_values<T>(du), indicator.mutable_data_ptr<float>(), sums.mutable_data_ptr<float>(), cut);
         });
     });
-    return {du, indicator, sums};
+    const float* rows = sums.const_data_ptr<float>();
+    if (needs_alpha) {
+        const Tensor total = indicator.sum(0);
+        const Tensor ordered = layout.last ? total.view({layout.positions, layout.channels}).t() : total;
+        of_alpha = at::softplus(alpha).mul_(ordered.reshape(alpha.sizes()));
+    }
+    if (needs_coefficients && coefficients) of_coefficient = of_coefficients(*coefficients, rows, layout, cut);
+    of_norms = floats({sums.size(0) - DU, layout.channels});
+    for (int64_t k = 0; k < of_norms.size(0); ++k) {
+        const std::vector<double> totals = by_channel(rows + (DU + k) * cut.sums(), layout, cut);
+        std::copy(totals.begin(), totals.end(), of_norms.mutable_data_ptr<float>() + k * layout.channels);
+    }
+    return {du, of_alpha, of_coefficient, of_norms};
 }
 
-Tensor statistics(const Tensor& x, const Tensor& centres) {
-    const Cut cut(x.numel() / x.size(0), centres.size(1));
-    Tensor sums = at::empty({2, cut.count, cut.width}, centres.options());
+// Mean and biased variance per channel.
+std::tuple<Tensor, Tensor> statistics(const Tensor& input) {
+    const Tensor x = dense(input);
+    const Layout layout(x);
+    Tensor mean = floats({layout.channels}), variance = floats({layout.channels});
     by_type(x, [&](auto zero) {
         using T = decltype(zero);
-        statistics_kernel<T>(
-            x.const_data_ptr<T>(), centres.const_data_ptr<float>(), centres.size(1), sums.mutable_data_ptr<float>(),
-            x.size(0), cut);
+        // Distances from the first image's mean, so that no digits are lost to cancellation.
+        std::vector<double> first(layout.channels);
+        layout.each([&](int64_t at, int64_t c, int64_t) { first[c] += widened(values<T>(x)[at]); });
+        float* centre = mean.mutable_data_ptr<float>();
+        for (int64_t c = 0; c < layout.channels; ++c) centre[c] = first[c] / layout.positions;
+        const Tensor tables = tables_of(layout, {mean});
+        const Cut cut(layout.elements(), tables.size(1), layout.images);
+        Tensor sums = floats({2, cut.sums()});
+        statistics_kernel<T>(values<T>(x), tables.const_data_ptr<float>(), sums.mutable_data_ptr<float>(), cut);
+        const std::vector<double> once = by_channel(sums.const_data_ptr<float>(), layout, cut);
+        const std::vector<double> squared = by_channel(sums.const_data_ptr<float>() + cut.sums(), layout, cut);
+        for (int64_t c = 0; c < layout.channels; ++c) {
+            const double count = layout.images * layout.positions, shift = once[c] / count;
+            centre[c] += shift;
+            variance.mutable_data_ptr<float>()[c] = std::max(squared[c] / count - shift * shift, 0.0);
+        }
     });
-    return sums;
+    return {mean, variance};
 }
 
-Tensor norm_input(const Tensor& du, const Tensor& x, const Tensor& tables, bool spent) {
+// a du + b (x - mean) + c
+Tensor norm_input(
+    const Tensor& gradient, const Tensor& input, const Tensor& mean, const Tensor& a, const Tensor& b, const Tensor& c,
+    bool spent) {
+    const Tensor x = dense(input);
+    const Layout layout(x);
+    const Tensor du = layout.like(gradient, x), tables = tables_of(layout, {mean, a, b, c});
+    const Cut cut(layout.elements(), tables.size(1), layout.images);
     Tensor dx = spent ? du : at::empty_like(x);
-    const Cut cut(x.numel() / x.size(0), tables.size(1));
     by_type(x, [&](auto zero) {
         using T = decltype(zero);
-        norm_input_kernel<T>(
-            du.const_data_ptr<T>(), x.const_data_ptr<T>(), tables.const_data_ptr<float>(), tables.size(1),
-            dx.mutable_data_ptr<T>(), x.size(0), cut);
+        norm_input_kernel<T>(values<T>(du), values<T>(x), tables.const_data_ptr<float>(), mutable_values<T>(dx), cut);
     });
     return dx;
 }
@@ -321,8 +271,13 @@ Tensor norm_input(const Tensor& du, const Tensor& x, const Tensor& tables, bool 
 }  // namespace
 
 TORCH_LIBRARY(aurep_cpu, library) {
-    library.def("forward(Tensor x, Tensor? residual, Tensor kept, Tensor tables) -> Tensor", &forward);
-    library.def("backward(Tensor g, Tensor x, Tensor? residual, Tensor kept, Tensor tables) -> (Tensor, Tensor, Tensor)", &backward);
-    library.def("statistics(Tensor x, Tensor centres) -> Tensor", &statistics);
-    library.def("norm_input(Tensor(a!) du, Tensor x, Tensor tables, bool spent) -> Tensor(a!)", &norm_input);
+    library.def("forward(Tensor x, Tensor? residual, Tensor[] norms, Tensor mask, Tensor? coefficients) -> Tensor", &forward);
+    library.def(
+        "backward(Tensor g, Tensor x, Tensor? residual, Tensor[] norms, Tensor mask, Tensor alpha, Tensor? coefficients, "
+        "bool of_alpha, bool of_coefficients) -> (Tensor, Tensor, Tensor, Tensor)",
+        &backward);
+    library.def("statistics(Tensor x) -> (Tensor, Tensor)", &statistics);
+    library.def(
+        "norm_input(Tensor(a!) du, Tensor x, Tensor mean, Tensor a, Tensor b, Tensor c, bool spent) -> Tensor(a!)",
+        &norm_input);
 }

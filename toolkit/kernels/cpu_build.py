@@ -1,4 +1,4 @@
-"""Builds `cpu.cpp` on first use.
+"""Builds `cpu.cpp` and `cpu_loops.h` on first use.
 
 With torch.utils.cpp_extension, which needs a C++ compiler and ninja, into a folder of the user's cache that is named
 after all that the machine code depends on: source, torch, compiler, processor. One process builds, others wait. Where
@@ -22,10 +22,9 @@ import pooch
 import torch
 from filelock import FileLock
 
-WIDTH = 512  # values of a table in a block of cpu.cpp: 8 tables and 6 sums of them fit a first-level cache
-_SOURCE = Path(__file__).with_name("cpu.cpp")
+_SOURCES = [Path(__file__).with_name(name) for name in ("cpu.cpp", "cpu_loops.h")]
 # NaN must stay NaN, so no -ffast-math; these two only free comparisons to become selects.
-_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", f"-DAUREP_WIDTH={WIDTH}"]
+_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 
 
 def available() -> bool:
@@ -64,7 +63,7 @@ def _load() -> None:
         (folder / "lock").unlink(missing_ok=True)  # left by a build that was killed; nobody else is here now
         cpp_extension.load(
             "aurep_cpu",
-            [str(_SOURCE)],
+            [str(_SOURCES[0])],
             extra_cflags=[*_FLAGS, *_machine_flags(), "-fopenmp"],
             extra_ldflags=["-fopenmp"],
             build_directory=str(folder),
@@ -73,8 +72,8 @@ def _load() -> None:
 
 
 def _folder() -> Path:
-    source = _SOURCE.read_text()
-    parts = (source, torch.__version__, _compiler_version(), platform.machine(), _processor(), " ".join(_FLAGS))
+    sources = "".join(path.read_text() for path in _SOURCES)
+    parts = (sources, torch.__version__, _compiler_version(), platform.machine(), _processor(), " ".join(_FLAGS))
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     return Path(pooch.os_cache("aurep")) / "kernels" / key
 

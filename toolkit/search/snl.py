@@ -4,16 +4,10 @@ Source: Cho et al., "Selective Network Linearization for Efficient Private Infer
 
     y = a relu(x) + (1 - a) p(x),    loss + lambda sum |a|,    a unconstrained, 1 at the start
 
-with p the identity (any degree on request). `checks` times, evenly over the search, the elements with a > `threshold`
-are counted. Where there are no fewer than ever before, lambda is multiplied by `growth`, once the share `growth_from`
-of the search has passed; published is a check per epoch, growing from the sixth on. Once a check finds the count within
-the budget B (or the search ends), the masks become the B elements of largest a, and stay: exact, where thresholding
-would only come close. What is left of the search trains the weights.
-
-The paper trains until the count is reached. Here lambda's growth and the factors' rate fit the length of the search,
-and are the published ones over 200 epochs (see `aurep.search.lengths`). A search of fewer steps than `checks` looks
-after every step, and lambda then grows by the power of `growth` that makes up for the looks it has no room for. Under
-the penalty a factor swings about zero by some steps, so the threshold is stretched with the rate: published, it is ten.
+with p the identity (any degree on request). lambda is multiplied by `growth` after an epoch, from epoch `growth_from`
+on, in which the count of a > `threshold` made no new minimum. Once an epoch ends with that count within the budget B
+(or the search does), the masks become the B elements of largest a, and stay: exact, where thresholding would only come
+close. What is left of the search trains the weights.
 """
 
 from __future__ import annotations
@@ -26,8 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from aurep.activation import HybridActivation
-from aurep.search.lengths import due, stretched
-from aurep.search.masks import kept_elements
+from aurep.search.masks import keep_top
 from aurep.search.policy import Policy
 
 
@@ -38,10 +31,9 @@ class SnlOptions(BaseModel):
 
     penalty: Annotated[float, Field(ge=0)] = 1e-5  # lambda at the start
     growth: Annotated[float, Field(ge=1)] = 1.1
-    checks: Annotated[int, Field(ge=1)] = 200  # of the count; at most one a step
-    growth_from: Annotated[float, Field(ge=0, le=1)] = 5 / 200  # share of the search after which lambda may grow
-    threshold: float = 1e-2  # an element counts as ReLU while a is above it; at the published length, as `alpha_lr`
-    alpha_lr: Annotated[float, Field(gt=0)] = 1e-3  # per step of the published length
+    growth_from: Annotated[int, Field(ge=0)] = 5  # first epoch, from 0, after which lambda may grow
+    threshold: float = 1e-2  # an element counts as ReLU while a is above it
+    alpha_lr: Annotated[float, Field(gt=0)] = 1e-3
 
 
 class Snl(Policy):
@@ -50,12 +42,9 @@ class Snl(Policy):
     Options: ClassVar[type[BaseModel]] = SnlOptions
     default_degree: ClassVar[Literal[0, 1, 2]] = 0
 
-    def __init__(
-        self, sites: Sequence[HybridActivation], budget: int, options: SnlOptions, seed: int, *, steps: int
-    ) -> None:
-        super().__init__(sites, budget, options, seed, steps=steps)
+    def __init__(self, sites: Sequence[HybridActivation], budget: int, options: SnlOptions, seed: int) -> None:
+        super().__init__(sites, budget, options, seed)
         self.strength, self.lowest = options.penalty, self.total
-        self.threshold = min(stretched(options.threshold, steps), 0.5)
 
     def start(self) -> None:
         for site in self.sites:
@@ -67,8 +56,7 @@ class Snl(Policy):
         return not self.sites[0].blend
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        rate = stretched(self.options.alpha_lr, self.steps)
-        return [{"params": [site.alpha for site in self.sites], "lr": rate}]
+        return [{"params": [site.alpha for site in self.sites], "lr": self.options.alpha_lr}]
 
     def penalty(self) -> Tensor | None:
         if self.settled:
@@ -77,24 +65,23 @@ class Snl(Policy):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
+        if not self.settled:
+            for site in self.sites:
+                site.mask.copy_(site.alpha > self.options.threshold)
+
+    def after_epoch(self, epoch: int) -> None:
         if self.settled:
             return
-        for site in self.sites:
-            site.mask.copy_(site.alpha > self.threshold)
-        if due(round(progress * self.steps), self.steps, self.options.checks):
-            self._check(progress)
-
-    def _check(self, progress: float) -> None:
-        count = kept_elements(self.sites)
-        if count >= self.lowest and progress > self.options.growth_from:
-            self.strength *= self.options.growth ** max(1.0, self.options.checks / self.steps)
+        count = sum(int(site.mask.sum()) for site in self.sites)
+        if count >= self.lowest and epoch >= self.options.growth_from:
+            self.strength *= self.options.growth
         self.lowest = min(self.lowest, count)
         if count <= self.budget:
             self.finish()
 
     def finish(self) -> None:
         if not self.settled:
-            self._project([site.alpha.detach() for site in self.sites])
+            keep_top(self.sites, [site.alpha.detach() for site in self.sites], self.budget)
             self._blend(False)
 
     def _blend(self, on: bool) -> None:
@@ -102,8 +89,8 @@ class Snl(Policy):
             site.blend = on
 
     def state_dict(self) -> dict[str, Any]:
-        return {"strength": self.strength, "lowest": self.lowest, "settled": self.settled, "found": self.found}
+        return {"strength": self.strength, "lowest": self.lowest, "settled": self.settled}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.strength, self.lowest, self.found = state["strength"], state["lowest"], state["found"]
+        self.strength, self.lowest = state["strength"], state["lowest"]
         self._blend(not state["settled"])

@@ -8,6 +8,14 @@ import torch
 from aurep.kernels import cpu_build, eager, kernels_for, using
 
 
+def test_it_builds_where_the_tools_are() -> None:
+    """Other tests skip where the kernels are missing, and a mistake in their source must not pass as that."""
+    reason = cpu_build.describe()
+    if "is found" in reason or "not installed" in reason or "not made for" in reason:
+        pytest.skip(reason)
+    assert cpu_build.available(), reason
+
+
 @pytest.mark.parametrize("missing", ["c++", "ninja"])
 def test_without_tools_eager_takes_over(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_build.shutil, "which", lambda name: None if name == missing else name)

@@ -1,1 +1,0 @@
-"""Files that crash, hang or blow up what reads them."""
