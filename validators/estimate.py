@@ -118,14 +118,15 @@ def _linear(call: Call, output: Fact) -> Counts:
 def estimate(work: Work) -> list[Row]:
     """Per protocol: `bytes` of one image, `weight_opening` in them, `rounds` where they are known, and `sites`."""
     return [
-        {"framework": framework.name, **_of_protocol(protocol, work.nodes)}
+        {"framework": framework.name, **estimate_protocol(protocol, work.nodes)}
         for framework in FRAMEWORKS.values()
         for protocol in framework.protocols
         if protocol.bytes_per is not None
     ]
 
 
-def _of_protocol(protocol: Protocol, nodes: Sequence[tuple[str, Counts]]) -> Row:
+def estimate_protocol(protocol: Protocol, nodes: Sequence[tuple[str, Counts]]) -> Row:
+    """`bytes`, `weight_opening`, `rounds` and bytes per site of `nodes`, as in `Work`."""
     per = protocol.bytes_per or {}
     sites: Counter[str] = Counter()
     for name, counts in nodes:

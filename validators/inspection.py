@@ -11,6 +11,7 @@ from aurep.results import read_result, result_file
 from aurep.validators.estimate import count_work, estimate
 from aurep.validators.files.reading import MODEL_FILE, read
 from aurep.validators.graph.facts import UncountableError
+from aurep.validators.outlook import outlook
 from aurep.validators.relu_count import count
 from aurep.validators.sites.recovery import pointwise, recover_sites
 from aurep.validators.sites.table import site_rows
@@ -29,6 +30,7 @@ class Inspection:
         compared_depth: comparisons on the path that has most: rounds of communication grow with it.
         problem: why the graph cannot be counted.
         counts: what the estimates are made from (see `estimate`), in total.
+        outlook: what the estimates would be if other shares of the elements stayed ReLU (see `outlook`).
         estimates: per protocol `bytes`, `weight_opening`, `rounds`, and bytes per site in `sites`.
     """
 
@@ -44,6 +46,7 @@ class Inspection:
     problem: str | None = None
     counts: dict[str, int] | None = None
     estimates: tuple[dict[str, Any], ...] = ()
+    outlook: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -88,6 +91,7 @@ def _inspect_model(path: Path) -> Inspection:
         compared_depth=work.compared_depth,
         counts=counts,
         estimates=tuple(estimate(work)),
+        outlook=tuple(outlook(work, rows)) if rows else (),
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +13,7 @@ from aurep.errors import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from aurep.validators.inspection import Inspection
 
@@ -63,6 +65,25 @@ def _print(found: Inspection, console: Console) -> None:
         table.add_row("everything else", "", "", "", *(f"{cost:,}" for cost in others))
     console.print(table)
     console.print(Text("\n".join(map(one_line, _totals(found)))), soft_wrap=True)
+    if found.outlook:
+        console.print(_outlook(found.outlook))
+
+
+def _outlook(rows: Sequence[dict[str, Any]]) -> Table:
+    """What a private inference would send if so many activation elements stayed ReLU."""
+    from rich.table import Table
+
+    table = Table("if of the activations stay", box=None, pad_edge=False, title_justify="left")
+    table.add_column("ReLUs", justify="right")
+    for entry in rows[0]["estimates"]:
+        table.add_column(f"{entry['framework']} {entry['protocol']}", justify="right")
+    for row in rows:
+        cells = [
+            f"{entry['bytes'] / 1e6:,.2f} MB" + ("" if entry["rounds"] is None else f", {entry['rounds']:,} rounds")
+            for entry in row["estimates"]
+        ]
+        table.add_row(f"{row['share']:.0%}", f"{row['relu_count']:,}", *cells)
+    return table
 
 
 def _totals(found: Inspection) -> list[str]:
