@@ -19,37 +19,40 @@ _SMALLEST_TOO_LARGE = 2**31  # bytes: protobuf's limit for one message
 
 
 def claims_for(
-    model: onnx.ModelProto, sites: Sequence[Site], plain_relus: int, origin: Origin, claim: InputClaim, target: Target
+    model: onnx.ModelProto, sites: Sequence[Site], origin: Origin, claim: InputClaim, target: Target
 ) -> Metadata:
-    """The claims about `model`.
+    """The claims about `model`. What compares outside of all sites counts as kept and towards the total.
 
-    Args:
-        plain_relus: ReLU elements per image outside all sites: they count as kept and towards the total.
+    A ReLU there is held against the budget, as any ReLU. The rest (gates, other activations that were to stay) was none
+    of the search's choice, so it widens the claimed budget by as much.
 
     Raises:
         AurepError: more ReLU elements than the budget allows.
     """
+    found = count_comparisons(model, sites)
     counted = ReluBudget.of(ReluSite(s.name, s.shape, s.kept, s.degree) for s in sites)
-    count, total = counted.relu_count + plain_relus, counted.relu_total + plain_relus
-    budget = count if origin.relu_budget is None else origin.relu_budget
-    if count > budget:
-        outside = f" ({plain_relus:,} of them in no site)" if plain_relus else ""
+    outside = sum(found.outside.values())
+    plain = found.outside.get("Relu", 0)
+    kept = counted.relu_count + plain
+    budget = kept if origin.relu_budget is None else origin.relu_budget
+    if kept > budget:
+        where = f" ({plain:,} of them in no site)" if plain else ""
         raise AurepError(
-            f"the model keeps {count:,} ReLU elements{outside}, but its budget is {budget:,}; search with that "
+            f"the model keeps {kept:,} ReLU elements{where}, but its budget is {budget:,}; search with that "
             "budget or export with a larger one."
         )
     return Metadata(
         version=version("aurep"),
         target=target.name,
-        relu_budget=budget,
-        relu_count=count,
-        relu_total=total,
+        relu_budget=budget + outside - plain,
+        relu_count=counted.relu_count + outside,
+        relu_total=counted.relu_total + outside,
         sites=tuple(site.claim() for site in sites),
         input=claim,
         classes=origin.classes,
         training=origin.training,
         checkpoint=origin.checkpoint,
-        comparisons=count_comparisons(model),
+        comparisons=found.all,
         graph_sha256=graph_digest(model),
     )
 

@@ -7,7 +7,8 @@ Operators on constants alone cost nothing. The validators count again, by code o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -17,6 +18,8 @@ from onnx import helper, inliner, numpy_helper, shape_inference
 
 from aurep.errors import AurepError
 from aurep.exporters.capture import INPUT
+from aurep.exporters.maps import feature_maps
+from aurep.exporters.site import Site
 from aurep.operators import operators
 
 _FREE = operators(
@@ -51,32 +54,58 @@ class _Node:
         return {a.name: helper.get_attribute_value(a) for a in self.node.attribute}
 
 
-def count_comparisons(model: onnx.ModelProto) -> dict[str, int]:
-    """Operator -> elements compared per image, sorted, without the operators that compare nothing.
+@dataclass(frozen=True)
+class Comparisons:
+    """Elements compared per image by operator: all, and those of ReLU-like nodes outside of sites."""
+
+    all: dict[str, int]
+    outside: dict[str, int]
+
+
+def count_comparisons(model: onnx.ModelProto, sites: Sequence[Site] = ()) -> Comparisons:
+    """Both sorted, without the operators that compare nothing. Whatever pools no feature map is ReLU-like.
 
     Raises:
         AurepError: an operator of unknown cost, or a shape that depends on values.
     """
     flat = _for_one_image(model)
-    sizes = _sizes(flat)
+    shapes = _shapes(flat)
     stored = {tensor.name: tensor for tensor in flat.graph.initializer}
     for node in flat.graph.node:
         if node.op_type == "Constant":
             stored[node.output[0]] = node.attribute[0].t
     values = {name: numpy_helper.to_array(t) for name, t in stored.items() if prod(t.dims) == 1}
-    constant, totals = set(stored), dict[str, int]()
+    constant = _constants(flat.graph, stored)
+    maps = feature_maps(flat.graph, {**shapes, **{n: tuple(t.dims) for n, t in stored.items()}}, constant, sites)
+    names = {site.name for site in sites}
+    everything, outside = Counter[str](), Counter[str]()
     for node in flat.graph.node:
-        if all(name in constant for name in node.input if name):
-            constant.update(node.output)
+        if constant.issuperset(node.output):
             continue
-        known = tuple(name in constant for name in node.input if name)
-        entering, leaving = sizes.get(node.input[0]), sizes.get(node.output[0])
+        entering, leaving = shapes.get(node.input[0]), shapes.get(node.output[0])
         if entering is None or leaving is None:
             raise AurepError(f"the shape of {node.output[0]!r} depends on values; export a model of static shapes.")
-        cost = _cost(_Node(node, entering, leaving, known, values))
-        if cost:
-            totals[node.op_type] = totals.get(node.op_type, 0) + cost
-    return dict(sorted(totals.items()))
+        known = tuple(name in constant for name in node.input if name)
+        call = _Node(node, prod(entering), prod(leaving), known, values)
+        cost = _cost(call)
+        everything[node.op_type] += cost
+        if node.name.partition("/")[0] not in names and not _pools(call, maps):
+            outside[node.op_type] += cost
+    return Comparisons(dict(sorted((+everything).items())), dict(sorted((+outside).items())))
+
+
+def _constants(graph: onnx.GraphProto, stored: Collection[str]) -> set[str]:
+    found = set(stored)
+    for node in graph.node:
+        if all(name in found for name in node.input if name):
+            found.update(node.output)
+    return found
+
+
+def _pools(call: _Node, maps: set[str]) -> bool:
+    dilated = any(step != 1 for step in call.attributes.get("dilations", ()))
+    pool = call.node.op_type in ("MaxPool", "GlobalMaxPool") and call.node.input[0] in maps
+    return pool and not dilated and len(call.node.output) == 1
 
 
 def _for_one_image(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -91,13 +120,13 @@ def _for_one_image(model: onnx.ModelProto) -> onnx.ModelProto:
     return flat
 
 
-def _sizes(flat: onnx.ModelProto) -> dict[str, int]:
+def _shapes(flat: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     graph = shape_inference.infer_shapes(flat, check_type=True, strict_mode=True, data_prop=True).graph
-    found = {tensor.name: prod(tensor.dims) for tensor in graph.initializer}
+    found = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         dims = value.type.tensor_type.shape.dim
         if all(dim.HasField("dim_value") for dim in dims):
-            found[value.name] = prod(dim.dim_value for dim in dims)
+            found[value.name] = tuple(dim.dim_value for dim in dims)
     return found
 
 
@@ -110,7 +139,7 @@ def _cost(call: _Node) -> int:
     if op in _ONCE_AN_INPUT | _TWICE_AN_INPUT:
         return (1 + (op in _TWICE_AN_INPUT)) * call.entering
     if op in _REDUCTIONS:
-        return call.entering - call.leaving
+        return max(call.entering - call.leaving, 0)
     if op not in _SPECIAL:
         raise AurepError(
             f"{op}, which makes {call.node.output[0]!r}, costs an unknown number of comparisons; rewrite that part "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,6 @@ from aurep.errors import AurepError
 from aurep.exporters.bundle import Contents, write_bundle
 from aurep.exporters.capture import INPUT, OUTPUT, Batch, capture, example_batch, portable, run_eager
 from aurep.exporters.claims import claims_for, serialise, stamp, verify_saved
-from aurep.exporters.comparisons import count_comparisons
 from aurep.exporters.lint import lint
 from aurep.exporters.parity import check_parity
 from aurep.exporters.passes import run_passes
@@ -41,6 +40,7 @@ def export(
     target: str = "onnx",
     *,
     batch: Batch | None = None,
+    relu_budget: int | None = None,
     origin: Origin | None = None,
     samples: Samples | None = None,
     calibration: Calibration | None = None,
@@ -56,7 +56,8 @@ def export(
         path: `NAME.onnx` for the file alone, anything else for a bundle folder.
         target: a name of `aurep.exporters.TARGETS`.
         batch: the batch the file takes: "dynamic" or a number; by default dynamic where the target allows it, else 1.
-        origin: the ReLU budget, how inputs are made, classes, accuracies, for the metadata.
+        relu_budget: elements that may stay ReLU; None: `origin`'s, or exactly what is kept.
+        origin: how inputs are made, classes, accuracies, for the metadata.
         samples: (inputs, labels): normalised float32 inputs like `example_input`, and int64 labels, for the bundle.
         calibration: inputs that the sites' ranges are measured on for the range certificate, which needs 16;
             default: the samples.
@@ -77,10 +78,11 @@ def export(
     inputs, labels = _check_samples(samples, example)
     module = portable(model)
     run_eager(module, example)
-    proto, sites, relus = build(module, example, chosen, rows)
+    proto, sites = build(module, example, chosen, rows)
     origin = origin or Origin()
+    origin = origin if relu_budget is None else replace(origin, relu_budget=relu_budget)
     claim = origin.input or InputClaim(layout="NF" if example.dim() == 2 else "NCHW", shape=tuple(example.shape[1:]))
-    metadata = claims_for(proto, sites, relus, origin, claim, chosen)
+    metadata = claims_for(proto, sites, origin, claim, chosen)
     calibration = calibration or (Calibration(inputs) if samples is not None else None)
     if calibration is not None:
         ranges = certify(module, proto, sites, calibration, chosen.framework.fixed_point, rows)
@@ -95,8 +97,8 @@ def export(
     return write_bundle(given, contents, lambda file: verify_saved(file, metadata, chosen))
 
 
-def build(module: nn.Module, example: Tensor, target: Target, batch: Batch) -> tuple[onnx.ModelProto, list[Site], int]:
-    """The graph for `target` without metadata, its sites, and the ReLU elements per image outside of them."""
+def build(module: nn.Module, example: Tensor, target: Target, batch: Batch) -> tuple[onnx.ModelProto, list[Site]]:
+    """The graph for `target` without metadata, and its sites."""
     graph = gs.import_onnx(capture(module, example_batch(example, batch), batch))
     strip(graph, batch)
     name_sites(graph)
@@ -104,7 +106,7 @@ def build(module: nn.Module, example: Tensor, target: Target, batch: Batch) -> t
     run_passes(graph, target)
     proto = to_proto(graph, target)
     lint(proto, target)
-    return proto, sites, _plain_relus(proto, sites)
+    return proto, sites
 
 
 def strip(graph: gs.Graph, batch: Batch) -> None:
@@ -146,17 +148,6 @@ def _forget_constants(graph: onnx.GraphProto) -> None:
     kept = [value for value in graph.value_info if value.name not in fixed]
     del graph.value_info[:]
     graph.value_info.extend(kept)
-
-
-def _plain_relus(proto: onnx.ModelProto, sites: Sequence[Site]) -> int:
-    """ReLU elements per image that belong to no site."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(proto)
-    of_sites = {f"{site.name}/Relu" for site in sites}
-    for node in bare.graph.node:
-        if node.op_type == "Relu" and node.name in of_sites:
-            node.op_type = "Neg"  # free, and of the same shape
-    return count_comparisons(bare).get("Relu", 0)
 
 
 def _check_batch(batch: Batch | None, target: Target) -> Batch:

@@ -112,7 +112,12 @@ class HybridActivation(nn.Module):
         return fold(self.factors, torch.lerp(statistics, self.statistics, self.running))
 
     def polynomial(self, x: Tensor) -> Tensor:
-        """p(x) at all elements, for x of shape (N, *shape); x itself at degree 0."""
+        """p(x) at all elements, for x of shape (N, *shape); x itself at degree 0.
+
+        Between a forward in training mode and `follow` it is the polynomial of that forward, by its batch's statistics.
+        """
+        if self.factors is not None and self._seen is not None:
+            return _polynomial(fold(self.factors, self._seen), x)
         return _polynomial(self.coefficients, x)
 
     def _symbolic(self, x: Tensor) -> Tensor:

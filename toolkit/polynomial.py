@@ -27,6 +27,7 @@ DEGREES = (0, 1, 2)
 Fit = Literal["moments", "normal", "autorep"]  # see `Moments.fit`
 _SIGMA_FLOOR = 0.05  # of the site's root-mean-square sigma: a dead channel gets c2 <= 4 / that, not infinity
 _LEAST_SIGMA = 1e-3  # taken for that mean where a whole site is dead: it still gets a finite c2, at most 4e3
+_AUTOREP_FLOOR = 0.5  # of the variance, in the code released with AutoReP
 _RIDGE = 1e-9  # keeps the standardised Gram matrix invertible for inputs of two or three distinct values
 
 
@@ -112,8 +113,12 @@ class Moments:
         Args:
             degree: 0, 1 or 2.
             method: "moments", least squares under the inputs seen; "normal", under the normal distribution of their
-                mean and deviation; "autorep", the start of the code released with AutoReP, to compare with: the closed
-                form given the variance for sigma, then c0 / 5 and c2 / 100.
+                mean and deviation; "autorep", the first coefficients of the code released with AutoReP, to compare
+                with: the closed form given the variance, at least 0.5, for sigma, then c0 / 5 and c2 / 100.
+
+        What "autorep" does not follow: that code takes running averages over training and validation batches where
+        these moments are of the batches seen; it sets the coefficients anew every 10 steps until step 508, training
+        them in between; and it holds c2 tenfold, so that Adam moves it at a tenth of the others' rate.
 
         Channels whose sigma is under a twentieth of the site's get the closed form at that floor, and so do elements
         seen in fewer than 3 * (degree + 1) samples: neither determines a parabola.
@@ -129,7 +134,9 @@ class Moments:
         sigma = variance.sqrt().maximum(floor)
         if method == "autorep":
             scale = (0.2, 1.0, 0.01)[: degree + 1]
-            return dapa(mu, sigma.square(), degree) * torch.tensor(scale, dtype=mu.dtype, device=mu.device)
+            return dapa(mu, variance.clamp_min(_AUTOREP_FLOOR), degree) * torch.tensor(
+                scale, dtype=mu.dtype, device=mu.device
+            )
         closed = dapa(mu, sigma, degree)
         if method == "normal" or (self.per_element and self.count < 3 * (degree + 1)):
             return closed

@@ -10,20 +10,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aurep.validators.entry import count_relus, inspect, validate
     from aurep.validators.graph.facts import UncountableError
-    from aurep.validators.relu_count import ReluCount, count_relus
+    from aurep.validators.relu_count import ReluCount
     from aurep.validators.report import Check, Report
-    from aurep.validators.validation import validate
+    from aurep.validators.sandbox.limits import Limits
 
-__all__ = ["Check", "ReluCount", "Report", "UncountableError", "count_relus", "validate"]
+__all__ = ["Check", "Limits", "ReluCount", "Report", "UncountableError", "count_relus", "inspect", "validate"]
 
 _HOMES = {
     "Check": "report",
+    "Limits": "sandbox.limits",
     "ReluCount": "relu_count",
     "Report": "report",
     "UncountableError": "graph.facts",
-    "count_relus": "relu_count",
-    "validate": "validation",
+    "count_relus": "entry",
+    "inspect": "entry",
+    "validate": "entry",
 }
 
 

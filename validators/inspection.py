@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from aurep.results import read_result, result_file
 from aurep.validators.estimate import count_work, estimate
@@ -51,9 +51,17 @@ class Inspection:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """What `to_dict` gave, after a way through JSON."""
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
+        return cls(**fields)
+
 
 def inspect(path: str | Path) -> Inspection:
-    """Look at an ONNX file, a bundle folder or a run folder. Raises AurepError where it is none of these."""
+    """`entry.inspect` in this process."""
     given = Path(path)
     if given.is_dir() and not (given / MODEL_FILE).exists() and result_file(given) is not None:
         return _inspect_run(given)

@@ -13,9 +13,10 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import Any, Self
 
 import onnx
 
@@ -58,18 +59,21 @@ class ReluCount:
     largest: int
     batch: int | None
 
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """What `to_dict` gave, after a way through JSON."""
+        return cls(**data | {"sites": tuple(SiteCount(**site) for site in data["sites"])})
+
     @property
     def by_site(self) -> dict[str, int]:
         return {site.name: site.elements for site in self.sites}
 
 
 def count_relus(path: str | Path) -> ReluCount:
-    """Count the ReLUs that an ONNX file, or the model of a bundle folder, evaluates per image.
-
-    Raises:
-        AurepError: the file cannot be read.
-        UncountableError: it is a graph whose comparisons cannot be bounded from the graph alone (an AurepError too).
-    """
+    """`entry.count_relus` in this process."""
     model = read(path).model
     return count(model, pointwise_sites(model))
 

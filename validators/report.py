@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 Figure = str | int | float | None
 
@@ -62,6 +62,15 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         return {"passed": self.passed, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """What `to_dict` gave, after a way through JSON."""
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
+        del fields["passed"]
+        return cls(**fields | {"checks": tuple(Check(**check) for check in data["checks"])})
 
     def to_json(self) -> str:
         """The stable machine interface: strict JSON, without NaN or infinities."""

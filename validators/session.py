@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from aurep.errors import AurepError
 from aurep.validators.graph.batch import fixed_batch
+from aurep.validators.stages import stage
 
 PROVIDERS = ("auto", "cpu", "cuda")
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -42,7 +44,8 @@ class Session:
     def __init__(self, model: onnx.ModelProto, provider: str = "auto") -> None:
         if provider not in PROVIDERS:
             raise AurepError(f"provider {provider!r} is unknown; choose one of {', '.join(PROVIDERS)}.")
-        self._session, self.provider = _open(model.SerializeToString(), provider)
+        with stage("while loading the graph"):
+            self._session, self.provider = _open(model.SerializeToString(), provider)
         self.batch = fixed_batch(model)
         self.rows = self.batch or BATCH
         inputs = self._session.get_inputs()
@@ -71,8 +74,11 @@ class Session:
             if self.batch and len(chunk) < size:  # a fixed batch is filled up; the surplus rows are dropped
                 fed = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
             try:
-                yield self._session.run(None, {self.input.name: fed}), len(chunk)
+                with stage("while running the graph"):
+                    found = self._session.run(None, {self.input.name: fed})
+                yield found, len(chunk)
             except Exception as error:  # its errors have no common class of their own
+                _check_memory(error)
                 raise CannotRunError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from None
 
 
@@ -105,7 +111,14 @@ def _session(data: bytes, providers: list[Any], strict: bool) -> Any:
     try:
         return ort.InferenceSession(data, options, providers=providers)
     except Exception as error:  # as above; a hostile file reaches any of them
+        _check_memory(error)
         raise CannotRunError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from None
+
+
+def _check_memory(error: Exception) -> None:
+    """Raises MemoryError where that is what `error` tells of: no fault of the graph, but too much of it."""
+    if isinstance(error, MemoryError) or re.search(r"bad.?alloc|failed to allocate", str(error), re.IGNORECASE):
+        raise MemoryError from error
 
 
 def _first_line(error: Exception) -> str:

@@ -1,8 +1,13 @@
-"""`validate`: every check that the given material allows, in one report."""
+"""`validate`: every check that the given material allows, in one report.
+
+It trusts nothing in the file, but a file can crash, hang or blow up what it calls: `entry` has it run in a process of
+its own. What is the user's (run, data) is looked for from `home`, the user's working folder.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import chdir
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +19,7 @@ from aurep.errors import AurepError
 from aurep.frameworks import FRAMEWORKS, FixedPoint, Framework
 from aurep.metadata import InputClaim, Metadata, TrainingClaim
 from aurep.validators.checks import accuracy
-from aurep.validators.checks.accuracy import Bounds, Decided, Progress, check_accuracy, reference_of
+from aurep.validators.checks.accuracy import Bounds, Decided, Reference, check_accuracy, reference_of
 from aurep.validators.checks.count import activations, check_count, read_budget
 from aurep.validators.checks.fixed_point import check_fixed_point
 from aurep.validators.checks.localise import check_localise
@@ -24,7 +29,7 @@ from aurep.validators.checks.rounding import check_rounding
 from aurep.validators.checks.sites import check_sites
 from aurep.validators.checks.structure import MAX_ELEMENTS, check_structure
 from aurep.validators.files.reading import Artefact, read
-from aurep.validators.files.samples import Samples, eager_samples, read_samples
+from aurep.validators.files.samples import Samples, eager_logits, eager_samples, read_samples
 from aurep.validators.graph.batch import model_inputs
 from aurep.validators.graph.facts import UncountableError
 from aurep.validators.relu_count import ReluCount, count
@@ -32,6 +37,7 @@ from aurep.validators.report import Check, Report
 from aurep.validators.session import CannotRunError, Session
 from aurep.validators.sites.recovery import RecoveredSite, pointwise, recover_sites
 from aurep.validators.sites.table import site_rows
+from aurep.validators.stages import say, stage
 
 RANGE_IMAGES = 1024  # test images that the sites' ranges are measured on again
 SAMPLES = 64  # images of a run that parity is measured on where no bundle brings its own
@@ -46,6 +52,7 @@ class _Work:
     provider: str
     fixed_point: FixedPoint | None
     given_target: str | None
+    home: Path
     checks: list[Check] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -89,32 +96,13 @@ def validate(
     provider: str = "auto",
     fixed_point: FixedPoint | str | None = None,
     target: str | None = None,
-    progress: Progress = lambda done, of: None,
+    home: str | Path = ".",
 ) -> Report:
-    """Recount and re-measure an exported model.
-
-    Args:
-        path: a bundle folder or an ONNX file.
-        run: the run folder it was exported from: masks, coefficients and logits are compared with its checkpoint's.
-        data: data set whose test part the accuracy is measured on, as `aurep.data.load_data` names it. Default: the
-            run's, if that is on this machine.
-        data_dir: where the data set lies.
-        budget: ReLU elements allowed, as an element count, 12.9k or 10%; default: what the file claims.
-        max_accuracy_drop: points that the test accuracy may lie below the teacher's (or below the claim).
-        min_accuracy: percent that the test accuracy must reach.
-        accuracy_by: what those two are held against: the measured figure, or the worse end of its 95 % interval.
-        provider: `auto`, `cpu` or `cuda`; `cuda` is an error where the model would not really run there.
-        fixed_point: ring and fraction bits to simulate, e.g. ``64:16``; default: the target's, if it has any.
-        target: whose rules the file must obey, whoever wrote it; default: what it claims.
-        progress: called with the test images done, and of how many.
-
-    Raises:
-        AurepError: wrong usage, or a file, run or data set that cannot be read.
-    """
+    """`entry.validate` in this process, which gives the arguments; `home`: the user's working folder."""
     bounds = Bounds(max_accuracy_drop, min_accuracy, accuracy_by)
     form = FixedPoint.parse(fixed_point) if isinstance(fixed_point, str) else fixed_point
     artefact = read(path)
-    work = _Work(artefact, None if run is None else Path(run), provider, form, target)
+    work = _Work(artefact, None if run is None else Path(run), provider, form, target, Path(home))
     if artefact.external and artefact.metadata is None:
         work.notes.append("Weights lie in other files beside the model: whoever is handed it needs them too.")
     recovered = recover_sites(work.model)
@@ -122,6 +110,7 @@ def validate(
     known = counted if isinstance(counted, ReluCount) else None
     total = activations(known, recovered) if known else 0
     allowed = read_budget(budget, total)
+    say("while checking the claims")
     work.checks.append(check_structure(artefact, known, budget is not None or target is not None, target))
     work.checks.append(check_count(counted, artefact.metadata, allowed, recovered))
     if artefact.metadata is not None:
@@ -130,7 +119,7 @@ def validate(
     if known is None or known.largest > MAX_ELEMENTS:
         work.notes.append("The model was not run, since what it would cost to run is unknown or too much.")
     else:
-        used = _run_checks(work, recovered, data, data_dir, bounds, progress)
+        used = _run_checks(work, recovered, data, data_dir, bounds)
     claimed = artefact.metadata.relu_budget if artefact.metadata is not None else None
     return Report(
         file=str(artefact.file),
@@ -160,7 +149,6 @@ def _run_checks(
     data: str | None,
     data_dir: str | Path | None,
     bounds: Bounds,
-    progress: Progress,
 ) -> str | None:
     """Parity, localisation, accuracy and fixed point; returns the provider used."""
     try:
@@ -177,14 +165,16 @@ def _run_checks(
         work.checks.append(Check("parity", "does not run", None, False, str(error)))
     images = _load_images(work, run, data, None if data_dir is None else Path(data_dir), bounds)
     if images is not None:
-        _check_accuracy(work, session, run, images, bounds, progress)
+        _check_accuracy(work, session, run, images, bounds)
+    say("while measuring ranges")
     _check_range(work, session, recovered, [s.inputs for s in (stored,) if s is not None], images)
     return session.provider
 
 
 def _check_rounding(work: _Work, session: Session, stored: Samples | None) -> None:
     """Listed only where it fails."""
-    check = check_rounding(work.model, stored, session.provider)
+    with stage("while disturbing the graph's numbers"):
+        check = check_rounding(work.model, stored, session.provider)
     work.checks.extend([check] if check is not None else [])
 
 
@@ -199,11 +189,15 @@ def _check_samples(
         else:
             work.notes.append("Parity was not measured: give a bundle folder, or the run with --run.")
         return
-    check = check_parity(work.model, session, samples, eager if stored is not None else None)
+    say("while comparing logits")
+    again = (lambda x: eager_logits(run, x)) if run is not None else None
+    check = check_parity(work.model, session, samples, eager if stored is not None else None, again)
     work.checks.append(check)
     if not check.passed and recovered:
+        say("while looking for the site that differs")
         work.checks.append(check_localise(work.model, recovered, samples.inputs, run))
     if work.form is not None:
+        say("while simulating fixed point")
         work.checks.append(check_fixed_point(work.model, samples, work.form, session.provider))
 
 
@@ -217,9 +211,12 @@ def _load_images(work: _Work, run: Any, data: str | None, data_dir: Path | None,
         work.notes.append("Accuracy was not measured: name the data set with --data.")
         return None
     folder = data_dir or (Path(run.config.data.dir) if run is not None and run.config.data.dir else None)
+    if folder is not None:
+        folder = work.home.absolute() / folder.expanduser()
     required = data is not None or bounds.any
     try:
-        return accuracy.load(name, folder, work.input, download=required)
+        with stage("while loading the data"), chdir(work.home):
+            return accuracy.load(name, folder, work.input)
     except AurepError as error:
         if required:
             raise
@@ -227,15 +224,26 @@ def _load_images(work: _Work, run: Any, data: str | None, data_dir: Path | None,
         return None
 
 
-def _check_accuracy(work: _Work, session: Session, run: Any, images: Any, bounds: Bounds, progress: Progress) -> None:
+def _check_accuracy(work: _Work, session: Session, run: Any, images: Any, bounds: Bounds) -> None:
     """A drop is measured against the run's teacher, where there is a run."""
     training = work.metadata.training if work.metadata is not None else TrainingClaim()
     training = run.training if run is not None else training  # the run's own account where there is one
     try:
-        reference = reference_of(run, images, work.input) if run is not None and bounds.max_drop is not None else None
-        work.checks.append(check_accuracy(session, images, work.input, training, bounds, reference, progress))
+        with stage("while measuring the accuracy"):
+            reference = _reference(work, run, images) if bounds.max_drop is not None else None
+            work.checks.append(check_accuracy(session, images, work.input, training, bounds, reference, _tell))
     except CannotRunError as error:
         work.checks.append(Check("accuracy", "does not run", None, False, str(error)))
+
+
+def _reference(work: _Work, run: Any, images: Any) -> Reference | None:
+    if run is None:
+        return None
+    try:
+        return reference_of(run, images, work.input)
+    except AurepError as error:
+        work.notes.append(f"The drop is not paired with the teacher's answers: {error}")
+        return None
 
 
 def _check_range(
@@ -257,12 +265,17 @@ def _check_range(
         work.checks.append(Check("range", "does not run", None, False, str(error)))
 
 
+def _tell(done: int, of: int) -> None:
+    say(f"while measuring the accuracy: {done:,} of {of:,} images")
+
+
 def _load_run(work: _Work) -> Any:
     if work.run is None:
         return None
     from aurep.training import load_run
 
-    run = load_run(work.run)
+    with stage("while loading the run"), chdir(work.home):
+        run = load_run(work.run)
     share = work.metadata.training.width_multiplier if work.metadata is not None else None
     return run if share is None else run.narrowed(share)
 

@@ -271,9 +271,10 @@ def test_models_that_cannot_be_exported_get_a_sentence(broken: nn.Module, words:
         ({"batch": 0}, "neither a positive number nor 'dynamic'"),
         ({"batch": "dynamic", "target": "crypten"}, "needs a fixed batch"),
         ({"origin": Origin(relu_budget=1)}, "but its budget is 1"),
+        ({"relu_budget": 1}, "but its budget is 1"),
         ({"samples": (np.zeros((2, 3, 6, 6)), np.zeros(2))}, r"expected \('N', 2, 6, 6\)"),
     ],
-    ids=["target", "batch", "dynamic", "budget", "samples"],
+    ids=["target", "batch", "dynamic", "origin", "budget", "samples"],
 )
 def test_wrong_usage_gets_a_sentence(options: dict[str, object], words: str, model: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(AurepError, match=words):

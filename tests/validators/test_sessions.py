@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from aurep.errors import AurepError
-from aurep.validators import validate
+from aurep.validators.validation import validate  # in this process, where things can be put in its way
 
 NO_CUDA = ["CPUExecutionProvider"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aurep.cli.output import write_output
+from aurep.cli.output import limits_option, progress_line, write_output
 from aurep.errors import one_line
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     metavar="[FILE]",
     help="Write JSON; without a file, or for -, to standard output in place of the table.",
 )
-def command(path: Path | None, json_file: str | None) -> None:
+@limits_option
+def command(path: Path | None, json_file: str | None, limits: str | None) -> None:
     """Show each site's elements, kept ReLUs and degree, the totals, and what private inference pays for."""
     if path is None and json_file not in (None, "-"):  # `--json MODEL.ONNX`: it is not the file to write
         path, json_file = Path(str(json_file)), "-"
@@ -38,9 +39,10 @@ def command(path: Path | None, json_file: str | None) -> None:
 
     from rich.console import Console
 
-    from aurep.validators.inspection import inspect
+    from aurep.validators.entry import inspect
 
-    found = inspect(path)
+    with progress_line() as progress:
+        found = inspect(path, limits=limits, progress=progress)
     if json_file is not None:
         write_output(json_file, json.dumps(found.to_dict(), indent=2) + "\n")
     if json_file != "-":

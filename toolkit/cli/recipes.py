@@ -14,6 +14,7 @@ def command(name: str | None) -> None:
     if name is not None:
         click.echo(read_recipe(name), nl=False)
         return
-    for listed in recipe_names():
+    names = recipe_names()
+    for listed in names:
         header = read_recipe(listed).splitlines()[0].removeprefix("#").strip()
-        click.echo(f"{listed:<24} {header}")
+        click.echo(f"{listed:<{max(map(len, names))}} {header}")

@@ -43,9 +43,17 @@ _SHORTCUTS = {  # option -> the configuration key it sets
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run that was stopped.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="After every epoch, each site's largest input as well.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key, e.g. finetune.epochs=40.")
 def command(
-    recipe: str | None, out: Path | None, resume: Path | None, overrides: tuple[str, ...], **options: Any
+    recipe: str | None,
+    out: Path | None,
+    resume: Path | None,
+    overrides: tuple[str, ...],
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
 ) -> None:
     """Train within a ReLU budget: baseline, search, finetune.
 
@@ -61,9 +69,10 @@ def command(
     if resume is not None and (recipe or out or given or overrides):
         raise click.UsageError("--resume goes on with the run as it was configured; give it alone.")
     config = read_config(resume) if resume is not None else read(recipe, [*given, *overrides])
-    console = Console()
+    console = Console(quiet=quiet)
     try:
-        result = train(config, resume or out, resume=resume is not None, console=console)
+        shown = None if quiet else console
+        result = train(config, resume or out, resume=resume is not None, console=shown, verbose=verbose)
     except Stopped as stopped:
         folder = resume or out or "RUN"
         click.echo(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from aurep.cli.output import write_output
+from aurep.cli.output import limits_option, progress_line, write_output
 from aurep.cli.runs import RunPath
 from aurep.exporters.targets import TARGETS
 
@@ -44,6 +42,7 @@ from aurep.exporters.targets import TARGETS
 @click.option("--junit", "junit_file", metavar="FILE", help="Write the report as JUnit XML; - for standard output.")
 @click.option("--html", "html_file", metavar="FILE", help="Write the report as a page that needs no network.")
 @click.option("--github", is_flag=True, help="Print GitHub annotations.")
+@limits_option
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -64,9 +63,9 @@ def command(
     from rich.console import Console
 
     from aurep.validators import render
-    from aurep.validators.validation import validate
+    from aurep.validators.entry import validate
 
-    with _progress() as progress:
+    with progress_line() as progress:
         report = validate(path, progress=progress, **options)
     outputs = [(json_file, report.to_json), (junit_file, lambda: render.to_junit(report))]
     outputs.append((html_file, lambda: render.to_html(report)))
@@ -78,15 +77,3 @@ def command(
     if github:
         click.echo(render.to_github(report), nl=False)
     ctx.exit(0 if report.passed else 1)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar for the test images, where standard error is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("test images", total=None, visible=False)
-        yield lambda done, of: bar.update(task, completed=done, total=of, visible=True)

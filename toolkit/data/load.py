@@ -122,6 +122,6 @@ def _users_path(written: str, data_dir: Path) -> Path:
     path = Path(written).expanduser()
     for candidate in (path, data_dir / path):
         if candidate.exists():
-            return candidate
+            return candidate.absolute()  # images are read from there later, whatever the working folder is then
     where = f"{path}" if path.is_absolute() else f"{path.absolute()} and {(data_dir / path).absolute()}"
     raise AurepError(f"the data was looked for in {where}, and is not there; correct the path.")

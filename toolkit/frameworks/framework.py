@@ -23,6 +23,9 @@ class FixedPoint:
     fraction: int = 16
     truncation: Literal["deterministic", "probabilistic"] = "probabilistic"
 
+    def __str__(self) -> str:
+        return f"{self.ring}:{self.fraction}"
+
     @property
     def limit(self) -> float:
         """Magnitude at which a product wraps around before its truncation."""

@@ -1,6 +1,6 @@
 """What any search must beat: `random`, `uniform` and `layerwise`.
 
-All three follow the cubic schedule that `autorep` and `saliency` follow, so that what they differ in is the selection.
+All three follow the cubic schedule that `saliency` follows, so that what they differ in is the selection.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ class Random(Policy):
 
     Options: ClassVar[type[BaseModel]] = ScheduleOptions
 
-    def __init__(self, sites: Sequence[HybridActivation], budget: int, options: ScheduleOptions, seed: int) -> None:
-        super().__init__(sites, budget, options, seed)
+    def __init__(
+        self, sites: Sequence[HybridActivation], budget: int, options: ScheduleOptions, seed: int, *, steps: int
+    ) -> None:
+        super().__init__(sites, budget, options, seed, steps=steps)
         draw = torch.Generator().manual_seed(seed)
         self.order = [torch.rand(site.shape, generator=draw).to(site.mask.device) for site in sites]
 
@@ -76,8 +78,10 @@ class Layerwise(Policy):
 
     Options: ClassVar[type[BaseModel]] = LayerwiseOptions
 
-    def __init__(self, sites: Sequence[HybridActivation], budget: int, options: LayerwiseOptions, seed: int) -> None:
-        super().__init__(sites, budget, options, seed)
+    def __init__(
+        self, sites: Sequence[HybridActivation], budget: int, options: LayerwiseOptions, seed: int, *, steps: int
+    ) -> None:
+        super().__init__(sites, budget, options, seed, steps=steps)
         early_first = list(range(len(sites)))
         self.order = early_first if options.keep == "early" else early_first[::-1]
         self.scores: SaliencyScores | None = None  # while they are measured

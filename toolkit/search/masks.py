@@ -25,6 +25,10 @@ def total_elements(sites: Sequence[HybridActivation]) -> int:
     return sum(site.mask.numel() for site in sites)
 
 
+def kept_elements(sites: Sequence[HybridActivation]) -> int:
+    return int(torch.stack([site.mask.sum() for site in sites]).sum())
+
+
 def scheduled_count(budget: int, total: int, progress: float, settle: float) -> int:
     """Elements kept at `progress` in [0, 1]: a cubic from `total` down to `budget`, reached at `settle`.
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from aurep.activation import HybridActivation
-from aurep.search.masks import total_elements
+from aurep.search.masks import keep_top, kept_elements, total_elements
 
 
 class Policy:
@@ -24,10 +24,14 @@ class Policy:
     Options: ClassVar[type[BaseModel]]  # of [search.options]; unknown keys are refused
     default_degree: ClassVar[Literal[0, 1, 2]] = 2  # of the polynomials, where search.degree is not given
     uses_teacher: ClassVar[bool] = False  # wants `watch`, and the teacher to run in every step, after the student
+    found: int | None = None  # elements that the method kept by itself, before a projection to the budget
 
-    def __init__(self, sites: Sequence[HybridActivation], budget: int, options: Any, seed: int) -> None:
-        """To end with exactly `budget` elements of `sites` kept. Raises AurepError for options that do not fit them."""
-        self.sites, self.budget, self.options, self.seed = sites, budget, options, seed
+    def __init__(self, sites: Sequence[HybridActivation], budget: int, options: Any, seed: int, *, steps: int) -> None:
+        """To end with exactly `budget` elements of `sites` kept, after `steps` optimiser steps, perhaps none.
+
+        Raises AurepError for options that do not fit the sites.
+        """
+        self.sites, self.budget, self.options, self.seed, self.steps = sites, budget, options, seed, steps
         self.total = total_elements(sites)
 
     def watch(self, teacher: nn.Module, activations: Sequence[nn.Module]) -> None:
@@ -47,13 +51,15 @@ class Policy:
     def after_step(self, progress: float) -> None:
         """Move the masks after an optimiser step; `progress` in (0, 1] of the search."""
 
-    def after_epoch(self, epoch: int) -> None:
-        """Called after the last step of `epoch` (from 0), before validation and checkpoint."""
-
     def finish(self) -> None:
         """Settle the masks: at most `budget` elements kept, exactly that many unless the method cannot use them.
 
         The search may have had no step at all."""
+
+    def _project(self, scores: Sequence[Tensor]) -> None:
+        """Keep exactly the `budget` elements of highest score, and note how many were kept until now."""
+        self.found = kept_elements(self.sites)
+        keep_top(self.sites, scores, self.budget)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs beside the sites' own state (alpha, mask): plain values and tensors."""

@@ -1,17 +1,24 @@
-"""Saliency: what the loss would gain if an element's ReLU became its polynomial, to second order, measured in training.
+"""Saliency: what the loss would lose if an element's ReLU were its polynomial instead, to second order, in training.
 
-For an element with input x, d = relu(x) - p(x), and g_n = dL_n/dy of image n's own loss L_n, replacing y by y - d
-changes L_n by  -g_n d_n + 1/2 h_n d_n^2.  With the curvature h_n estimated by g_n^2 (the empirical Fisher information):
+For an element with input x, d = relu(x) - p(x), and g_n = dL_n/dy of image n's own loss L_n at its present output y,
+with the curvature estimated by g_n^2 (the empirical Fisher information):
 
-    s = E_n[-g_n d_n + 1/2 g_n^2 d_n^2]
+    a kept element becomes its polynomial, y -> y - d:   L_n grows by  -g_n d_n + 1/2 g_n^2 d_n^2
+    a replaced one gets its ReLU back, y -> y + d:       L_n falls by  -g_n d_n - 1/2 g_n^2 d_n^2
 
-The step's loss is a mean over N images, so its gradient is g = g_n / N, and  s = -sum_n g d + N / 2 sum_n g^2 d^2.
-Elements that are replaced already get the same score, at their present output: the gradient's sign tells whether they
-miss their ReLU, and one that does outranks kept elements again. Scores are averaged exponentially over steps.
+Both say what the ReLU is worth, g being taken at the ReLU's output in the one case, at the polynomial's in the other:
 
-The first-order term is that of Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019; a
-second-order score for ReLUs was shown to be the better one by ReLUPruner (AAAI 2026). The form here, against each
-site's own polynomial, is aurep's.
+    s = E_n[-g_n d_n +- 1/2 g_n^2 d_n^2],    + where kept, - where replaced
+
+so one that misses its ReLU outranks kept elements again. The step's loss is a mean over N images, its gradient
+g = g_n / N, and  s = -sum_n g d +- N / 2 sum_n g^2 d^2.  Scores are averaged exponentially over steps.
+
+The score is of a line: the second-order form with gradients squared for the curvature is Fisher pruning (Theis et al.,
+"Faster gaze prediction with dense networks and Fisher pruning", 2018), the first-order term Taylor pruning (Molchanov
+et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference", ICLR 2017, and "Importance Estimation
+for Neural Network Pruning", CVPR 2019), and ReLUPruner (AAAI 2026) scores ReLUs to second order. They ask what the
+removal of something present costs. New here are the reference, each site's own polynomial as it is trained, and the
+score of what is gone already, with its own sign, by which an exact count can be held while elements come and go.
 """
 
 from __future__ import annotations
@@ -56,10 +63,10 @@ class SaliencyScores:
 
     @torch.no_grad()
     def _observe(self, k: int, x: Tensor, gradient: Tensor) -> None:
-        x = x.to(self.values[k].dtype)
-        difference = x.relu() - self.sites[k].polynomial(x)
-        change = gradient.to(x.dtype) * difference
-        self._terms[k] = (change.sum(0), change.square().sum(0) * (len(x) / 2))
+        x, site = x.to(self.values[k].dtype), self.sites[k]
+        change = gradient.to(x.dtype) * (x.relu() - site.polynomial(x))
+        second = change.square().sum(0) * (len(x) / 2)
+        self._terms[k] = (change.sum(0), torch.where(site.mask, second, -second))
 
     @torch.no_grad()
     def update(self) -> None:

@@ -4,10 +4,11 @@ Source: Kundu et al., "Learning to Linearize Deep Neural Networks for Secure and
 ICLR 2023. Three stages:
 
 1. Layer budgets r_l = min(capacity_l, k eta_l), summing to B (see `aurep.search.sensitivity`, `aurep.search.shares`).
-2. Masks, here: r_l random elements of each layer at the start. Over an epoch, each element sums |teacher's - student's|
-   output over all images; at its end the top r_l of each layer are kept. Once the masks hardly change, they are frozen:
-   elements that changed <= `stop_distance` * 2 B (a kept element that moves changes two). The rest of the search trains
-   the weights.
+2. Masks, here: r_l random elements of each layer at the start. The search has `updates` parts, published one per epoch.
+   Over a part, each element sums |teacher's - student's| output over all images; at its end the top r_l of each layer
+   are kept. Once the masks hardly change, they are frozen: elements that changed <= `stop_distance` * 2 B (a kept
+   element that moves changes two). The rest of the search trains the weights. A short search has fewer parts, each of
+   at least `part_steps`: differences over a few images are of those images alone.
 3. Finetuning with CE, KL and PRAM: finetune.ce_weight, kd_weight and pram_weight, published as 0.1, 0.5 and 1000.
 
 Replaced elements become the identity; any degree on request. SENet++ is `search.width_multipliers` (see
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from aurep.activation import HybridActivation
 from aurep.distributed import sum_over_ranks
 from aurep.errors import AurepError
+from aurep.search.lengths import due
 from aurep.search.masks import keep_top
 from aurep.search.policy import Policy
 from aurep.search.sensitivity import layer_weights, magnitude_sensitivities, pruned_sensitivities, read_pruned
@@ -42,6 +44,8 @@ class SenetOptions(BaseModel):
     eta: list[Sensitivity] | None = None  # per site; None: measured on a pruned network
     pruned: str | None = None  # its weights, a safetensors file; None: the teacher's, pruned by magnitude
     density: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of the weights of a teacher pruned so
+    updates: Annotated[int, Field(ge=1)] = 150  # of the masks
+    part_steps: Annotated[int, Field(ge=1)] = 20  # as few as these between two updates
     stop_distance: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
@@ -52,8 +56,10 @@ class Senet(Policy):
     default_degree: ClassVar[Literal[0, 1, 2]] = 0
     uses_teacher: ClassVar[bool] = True
 
-    def __init__(self, sites: Sequence[HybridActivation], budget: int, options: SenetOptions, seed: int) -> None:
-        super().__init__(sites, budget, options, seed)
+    def __init__(
+        self, sites: Sequence[HybridActivation], budget: int, options: SenetOptions, seed: int, *, steps: int
+    ) -> None:
+        super().__init__(sites, budget, options, seed, steps=steps)
         if options.eta is not None and len(options.eta) != len(sites):
             names = ", ".join(site.site for site in sites)
             raise AurepError(
@@ -104,10 +110,13 @@ class Senet(Policy):
         for site, score, count in zip(self.sites, scores, self.layer_budgets, strict=True):
             keep_top([site], [score], count)
 
+    def after_step(self, progress: float) -> None:
+        updates = max(1, min(self.options.updates, self.steps // self.options.part_steps))
+        if not self.frozen and due(round(progress * self.steps), self.steps, updates):
+            self._update()
+
     @torch.no_grad()
-    def after_epoch(self, epoch: int) -> None:
-        if self.frozen:
-            return
+    def _update(self) -> None:
         before = [site.mask.clone() for site in self.sites]
         self._keep([sum_over_ranks(difference) for difference in self.differences])
         for difference in self.differences:

@@ -43,11 +43,11 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     """[model]"""
 
-    name: str = "resnet9"
+    name: str = "resnet9"  # a shipped network, timm:NAME, or package.module:factory
     width: int | None = Field(default=None, ge=1, le=1024)  # channels of the first stage; None: the published one
     input_size: Side | tuple[Side, Side] | None = None  # pixels, or [height, width]; None: the data's
-    stem_relu: bool | None = None
-    maxpool: Literal["max", "avg"] = "max"
+    stem_relu: bool | None = None  # of ResNets, one behind the stem; None: as published
+    maxpool: Literal["max", "avg"] = "max"  # "avg" swaps max-pooling, which compares as well
     pretrained: bool = False  # of timm:NAME: the teacher has the weights that timm loads
     replace: Literal["auto"] | tuple[str, ...] = "auto"  # which activations become sites: those that the network has
 
@@ -55,19 +55,19 @@ class ModelConfig(_Section):
 class DataConfig(_Section):
     """[data]"""
 
-    name: str = "mnist5k"
-    dir: str | None = None
-    val_fraction: Fraction = 0.1
+    name: str = "mnist5k"  # a known data set, folder:PATH, npz:PATH or hf:NAME
+    dir: str | None = None  # where it lies, or is downloaded to
+    val_fraction: Fraction = 0.1  # of the training images, the last: every choice is made on them
     pad: int = Field(default=4, ge=0)  # pixels on every side, out of which the image's size is cropped at random
-    flip: bool = True
+    flip: bool = True  # left and right, by chance
     alternating: bool = False  # flip every image in every second epoch, instead of by chance
-    cutout: int = Field(default=0, ge=0)  # pixels
+    cutout: int = Field(default=0, ge=0)  # side, in pixels, of a square that is blanked
     resized_crop: tuple[float, float] | None = None  # shares of the area that a random crop takes, in place of pad
     randaugment: tuple[int, int] | None = None  # operations per image and their strength up to 30, such as [2, 9]
     mixup: Weight = 0.0  # alpha of the Beta distribution that two images are averaged by
     cutmix: Weight = 0.0  # the same for a rectangle of one in the other; these four need aurep[imagenet]
     mean: tuple[float, ...] | None = None  # per channel, of pixels in 0..1; None: the training images' own
-    std: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None  # likewise
     interpolation: Interpolation = "bilinear"  # where model.input_size resizes
     crop_pct: float | None = Field(default=None, gt=0, le=1)  # None: stretch; else cover input_size / crop_pct, cut out
     stream: Stream = "auto"  # leave image files on the disk and decode batch by batch: above memory_share, yes or no
@@ -98,10 +98,11 @@ class DataConfig(_Section):
 class TrainConfig(_Section):
     """[train]"""
 
-    seed: int = Field(default=0, ge=0)
-    batch_size: int = Field(default=128, ge=1)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    seed: int = Field(default=0, ge=0)  # of everything random
+    batch_size: int = Field(default=128, ge=1)  # images of a step, over all ranks
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto": CUDA where there is one
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # the last two as mixed precision
+    log: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv",)  # metrics.csv and experiment trackers
     checkpoint_minutes: Weight = 10.0  # also at every epoch's end, and on SIGTERM
     kernels: Choice = "auto"  # of the hybrid activation: "compiled" builds C++ ones for the CPU
     fuse: bool = False  # batch norm, residual sum and activation in one: saves no more than a plain network
@@ -111,14 +112,14 @@ class TrainConfig(_Section):
 class PhaseConfig(_Section):
     """What baseline, search and finetune share."""
 
-    epochs: Epochs = 10
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    epochs: Epochs = 10  # over the training images
+    optimizer: Literal["sgd", "adamw"] = "adamw"  # "sgd" with Nesterov momentum
     lr: Rate = 1e-3  # peak; rises over `warmup`, then falls to lr * `final_lr` on a cosine
-    final_lr: Weight = 0.01
-    warmup: Fraction = 0.2
-    momentum: Fraction = 0.9
-    weight_decay: Weight = 0.0
-    label_smoothing: Fraction = 0.0
+    final_lr: Weight = 0.01  # as a multiple of lr
+    warmup: Fraction = 0.2  # share of the steps
+    momentum: Fraction = 0.9  # of SGD
+    weight_decay: Weight = 0.0  # biases, norms, polynomials and indicators have none
+    label_smoothing: Fraction = 0.0  # of the cross-entropy
     bias_lr: Rate = 1.0  # rate of the batch norms' biases, as a multiple of lr
     ema: Fraction = 0.0  # decay per step of a running average of the weights, which is what counts; 0: none
     clip_norm: Weight = 0.0  # of the gradient of weights and polynomials; 0: no clipping
@@ -137,14 +138,14 @@ class BaselineConfig(PhaseConfig):
 class StudentConfig(PhaseConfig):
     """What search and finetune share: a student with polynomials and a teacher."""
 
-    lr: Rate = 3e-3  # this and the next as benchmarks/methods_cifar10.py chose them
-    coefficient_lr: Rate = 1e-3  # a coefficient's gradient sums over batch and plane: SGD on it diverges
+    lr: Rate = 3e-3  # as benchmarks/methods_cifar10.py chose it
+    coefficient_lr: Rate = 1e-3  # of polynomials, whose gradients sum over batch and plane: SGD diverges
     ce_weight: Weight = 1.0  # of cross-entropy with the labels
-    kd_weight: Weight = 1.0
-    temperature: Rate = 4.0
+    kd_weight: Weight = 1.0  # of distillation: KL to the teacher's softened logits
+    temperature: Rate = 4.0  # that softens them
     pram_weight: Weight = 0.0  # of the teacher's attention maps; SENet finetunes with 1000
     range_weight: Weight = 0.01  # of a penalty on inputs further than `range_limit` deviations from their mean
-    range_limit: Rate = 6.0
+    range_limit: Rate = 6.0  # in standard deviations of the channel
     normalise: bool = True  # train polynomials over batch-normalised powers (AESPA): deep networks collapse without
     clip_norm: Weight = 1.0  # a batch with an outlier shall not decide a step alone
 
@@ -152,15 +153,15 @@ class StudentConfig(PhaseConfig):
 class SearchConfig(StudentConfig):
     """[search]; a method's own options are the table [search.options], read by the method."""
 
-    method: str = "autorep"
-    budget: int | str = "10%"
+    method: str = "autorep"  # which elements stay ReLU
+    budget: int | str = "10%"  # elements that may: 12900, "12.9k", or a share
     degree: Literal[0, 1, 2] | None = None  # None: the method's own, 0 for snl and senet, 2 for the others
-    coefficients: Literal["channel", "element"] = "channel"
+    coefficients: Literal["channel", "element"] = "channel"  # one polynomial for each
     width_multipliers: tuple[Share, ...] = (1.0,)  # networks of the first channels, trained along (SENet++)
     calibration: int = Field(default=2048, ge=1)  # images that the polynomials are fitted on
     fit: Fit = "moments"  # how they are fitted: by least squares, the normal closed form, or AutoReP's code
     refits: int = Field(default=0, ge=0)  # times they are fitted anew while the search moves the masks
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {}  # the method's own, below
 
     @field_validator("width_multipliers")
     @classmethod
@@ -191,8 +192,9 @@ class Config(_Section):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
     def digest(self) -> str:
-        """sha256 of what decides the result: everything but where the data lies and how it is read."""
-        fields = self.model_dump(mode="json", exclude_none=True, exclude={"data": self.data.incidental})
+        """sha256 of what decides the result: everything but where the data lies, how it is read, and what is logged."""
+        incidental = {"data": self.data.incidental, "train": {"log"}}
+        fields = self.model_dump(mode="json", exclude_none=True, exclude=incidental)
         return hashlib.sha256(tomli_w.dumps(fields).encode()).hexdigest()
 
 

@@ -27,12 +27,14 @@ from aurep.training.checkpoint import RunFolder
 from aurep.training.collapse import LargestInputs
 from aurep.training.config import TrainConfig
 from aurep.training.metrics import EpochRow, write_metrics
+from aurep.training.moves import Moves, cut_warning
 from aurep.training.optim import make_optimizer, set_learning_rate
 from aurep.training.outcome import Outcome
 from aurep.training.phase import Phase
 from aurep.training.progress import Progress
 from aurep.training.signals import Stopped, StopSignal
 from aurep.training.step import runner, train_step
+from aurep.training.trackers import Trackers
 
 _LOOK_EVERY = 50  # steps between looks at the loss on the host: each look waits for the device
 
@@ -56,14 +58,18 @@ class Work:
     optimizer: Any
     outcome: Outcome
     counters: Counters
+    moves: Moves | None  # where the phase has a policy
     steps: int = 0  # done by the end of the last epoch
 
 
 class Engine:
     """Runs phases over one data set on one device (or one rank of several)."""
 
-    def __init__(self, fabric: Fabric, folder: RunFolder, options: TrainConfig, progress: Progress) -> None:
-        self.fabric, self.folder, self.options, self.progress = fabric, folder, options, progress
+    def __init__(
+        self, fabric: Fabric, folder: RunFolder, options: TrainConfig, progress: Progress, trackers: Trackers
+    ) -> None:
+        self.fabric, self.folder, self.options = fabric, folder, options
+        self.progress, self.trackers = progress, trackers
         self.seed = options.seed
         self.checkpoint_seconds = options.checkpoint_minutes * 60 or float("inf")
         self.rows: list[EpochRow] = []
@@ -81,8 +87,6 @@ class Engine:
             for epoch in range(work.counters.epoch, phase.config.epochs):
                 work.counters.epoch = epoch
                 self._train_epoch(work, train, stop)
-                if phase.policy:
-                    phase.policy.after_epoch(epoch)
                 with work.outcome.judged():
                     accuracies, inputs = self._validate(phase, val)
                     work.outcome.offer(accuracies)
@@ -93,10 +97,18 @@ class Engine:
                 if stop.received:
                     raise Stopped(stop.received)
         work.outcome.settle()
-        if phase.policy:
-            phase.policy.finish()
+        if work.moves:
+            self._project(work.moves)
         work.steps = phase.config.epochs * len(train)
         self._check_standing(work)
+
+    def _project(self, moves: Moves) -> None:
+        """The end of a search; its last row says how far it came by itself."""
+        kept = moves.finish()
+        if self.rows and self.rows[-1]["phase"] == "search":
+            self.rows[-1]["kept_before_projection"] = kept
+            if warning := cut_warning(kept, moves.policy.budget):
+                self.progress.say(f"Warning: {warning}")
 
     def _validate(self, phase: Phase, val: Loader | None) -> tuple[list[float], dict[str, float]]:
         """Accuracies per width, and the largest input of every site; empty without a validation split."""
@@ -137,7 +149,11 @@ class Engine:
         outcome = Outcome(phase.model, phase.config.ema, phase.choose_best)
         if state is not None:
             outcome.load_state_dict(state["outcome"])
-        return Work(phase, model, wrapped, outcome, Counters() if state is None else Counters(**state["counters"]))
+        moves = Moves(phase.policy) if phase.policy else None
+        if moves and state is not None:
+            moves.back.copy_(state["back"])
+        counters = Counters() if state is None else Counters(**state["counters"])
+        return Work(phase, model, wrapped, outcome, counters, moves)
 
     def _train_epoch(self, work: Work, loader: Loader, stop: StopSignal) -> None:
         phase, counters = work.phase, work.counters
@@ -155,8 +171,9 @@ class Engine:
                 site.running = min(1.0, done / steps / phase.running_by) if phase.running_by else 0.0
             totals += train_step(self.fabric, phase, work.model, work.optimizer, x, y)
             work.outcome.follow()
-            if phase.policy:
+            if phase.policy and work.moves:
                 phase.policy.after_step((done + 1) / steps)
+                work.moves.follow()
             if phase.upkeep and _is_due(done + 1, steps, phase.upkeeps):
                 phase.upkeep(phase.model)
             self.progress.step(phase.name, counters.epoch, step + 1, length)
@@ -190,12 +207,16 @@ class Engine:
             "relu_count": ReluBudget.of(sites).relu_count if sites else None,
             "seconds": counters.seconds,
             "images_per_second": seen / counters.seconds,
+            "kept": {site.name: site.kept for site in sites},
             "inputs": inputs,
         }
+        if work.moves:
+            row["recovered"] = work.moves.recovered()
         if phase.narrower:
             found = zip(phase.narrower, accuracies[1:], strict=False)  # none without a validation split
             row["narrower"] = {f"{narrow.width_multiplier:g}": accuracy for narrow, accuracy in found}
         self.rows.append(row)
+        self.trackers.epoch(self.rows)
         self.progress.epoch(row, phase.config.epochs)
         if phase.standard is not None and phase.standard.collapsed(_accuracy(row), work.steps, inputs):
             self.progress.say(f"Warning: {phase.standard.verdict(phase.name, _accuracy(row), inputs)}")
@@ -207,6 +228,7 @@ class Engine:
             "counters": vars(work.counters),
             "optimizer": work.optimizer.state_dict(),
             "policy": policy.state_dict() if policy else {},
+            "back": work.moves.back if work.moves else None,
             "outcome": work.outcome.state_dict(),
             "rows": self.rows,
         }

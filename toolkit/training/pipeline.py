@@ -37,12 +37,14 @@ from aurep.training.collapse import LargestInputs, Standard, refuse_at_chance, s
 from aurep.training.config import Config, StudentConfig
 from aurep.training.engine import Engine, derive, evaluate
 from aurep.training.finishing import measure, write_run
+from aurep.training.forecast import forecast
 from aurep.training.loaders import LAYOUT, evaluation_loader, training_loader
 from aurep.training.losses import student_terms
 from aurep.training.own_weights import read_teacher
 from aurep.training.phase import Phase
 from aurep.training.progress import Progress
 from aurep.training.setup import build_network, make_fabric, prepare_student, read_data
+from aurep.training.trackers import Trackers
 
 PHASES = ("baseline", "search", "finetune", "done")
 
@@ -69,8 +71,8 @@ class Pipeline:
             self.budget = parse_budget(self.config.search.budget, self.total)
         except AurepError as error:
             raise AurepError(f"search.budget: {error}") from None
-        self._policy(blank)  # refuses options that do not fit the model
         self._loader("train", "baseline")  # refuses a batch size or padding that the data cannot give
+        self._policy(blank)  # refuses options that do not fit the model
         self.own_teacher = self._own_teacher()
 
     @property
@@ -84,6 +86,7 @@ class Pipeline:
     def run(self, resume: bool) -> RunResult:
         engine, weights, state = self._engine(resume)
         begun = PHASES.index(state["phase"]) if state else 0
+        self._announce(begun, state)
         teacher = self._baseline(engine, weights if begun == 0 else None, state if begun == 0 else None)
         student = prepare_student(self.config, copy.deepcopy(teacher).cpu(), self.example)
         student.to(self.fabric.device)
@@ -102,6 +105,30 @@ class Pipeline:
             site.settle()
         return self._finish(engine, teacher, student)
 
+    def _announce(self, begun: int, state: dict[str, Any] | None) -> None:
+        """Say how long what lies ahead will take, from the phase numbered `begun` on."""
+        if self.progress.console is None:
+            return
+        ahead = dict.fromkeys(PHASES[:-1], 0)
+        for phase in PHASES[begun:-1]:
+            taught = phase == "baseline" and (self.own_teacher is not None or self.folder.teacher.exists())
+            epochs = 0 if taught else int(getattr(self.config, phase).epochs)
+            ahead[phase] = epochs * len(self._loader("train", phase))
+        if state is not None and begun < len(PHASES) - 1:
+            counters, phase = state["counters"], PHASES[begun]
+            gone = counters["epoch"] * len(self._loader("train", phase)) + counters["step"]
+            ahead[phase] = max(0, ahead[phase] - gone)
+        x, _ = next(iter(self._loader("train", "baseline").epoch(0)))
+        with torch.random.fork_rng():
+            plain = self._network().to(self.fabric.device)
+            student = prepare_student(self.config, copy.deepcopy(plain).cpu(), self.example).to(self.fabric.device)
+        if self.config.search.normalise:
+            normalise_polynomials(student, [x])
+        expected = forecast(plain, student, x, self.fabric)
+        self.progress.plan(ahead, expected.seconds)
+        if any(ahead.values()):
+            self.progress.say(expected.sentence(ahead, self.fabric.device.type.upper()))
+
     def _standard(self, student: nn.Module) -> Standard:
         """Of a student that still computes what its teacher does."""
         split = "val" if len(self.data.x_val) else "train"
@@ -117,7 +144,9 @@ class Pipeline:
 
     def _engine(self, resume: bool) -> tuple[Engine, dict[str, Tensor] | None, dict[str, Any] | None]:
         """The engine, with the checkpoint's weights and state where there is one to go on from."""
-        engine = Engine(self.fabric, self.folder, self.config.train, self.progress)
+        names = self.config.train.log if self.fabric.is_global_zero else ()
+        trackers = Trackers(names, self.folder.path, self.config)
+        engine = Engine(self.fabric, self.folder, self.config.train, self.progress, trackers)
         if not (resume and self.folder.state.exists()):
             return engine, None, None
         weights, state = self.folder.load_checkpoint()
@@ -213,8 +242,9 @@ class Pipeline:
         self._fit(engine, phase, activations, state)
 
     def _policy(self, student: nn.Module) -> Policy:
-        seed = derive(self.config.train.seed, "policy")
-        return policy_class(self.config.search.method)(hybrid_sites(student), self.budget, self.options, seed)
+        search, seed = self.config.search, derive(self.config.train.seed, "policy")
+        steps = search.epochs * len(self._loader("train", "search"))
+        return policy_class(search.method)(hybrid_sites(student), self.budget, self.options, seed, steps=steps)
 
     def _watched(
         self, teacher: nn.Module, student: nn.Module, config: StudentConfig, hooked: bool = False
@@ -249,6 +279,7 @@ class Pipeline:
         )
         if self.fabric.is_global_zero:
             write_run(self.folder, self.config, self.data, student, engine.rows, result)
+        engine.trackers.finish(engine.rows, result)
         self.fabric.barrier()
         return result
 

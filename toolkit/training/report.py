@@ -10,6 +10,7 @@ from aurep.budget import ReluSite
 from aurep.errors import AurepError
 from aurep.results import RunResult
 from aurep.training.metrics import EpochRow
+from aurep.training.moves import cut_warning
 from aurep.training.plots import Drawn, draw_epochs, svg
 
 if TYPE_CHECKING:
@@ -49,11 +50,24 @@ def html_report(result: RunResult, rows: Sequence[EpochRow], config_toml: str) -
             _over_epochs(rows, "train_accuracy", "val_accuracy"),
             "<h2>ReLU elements kept</h2>",
             _over_epochs(rows, "relu_count"),
+            _search(result, rows),
             "<h2>Sites</h2>",
             _site_table(result.sites),
             f"<h2>Configuration</h2><pre>{escape(config_toml)}</pre></html>",
         ]
     )
+
+
+def _search(result: RunResult, rows: Sequence[EpochRow]) -> str:
+    """How far the search came by itself."""
+    own = [row for row in rows if row["phase"] == "search"]
+    if not own or "kept_before_projection" not in own[-1]:
+        return "<p>No search.</p>"
+    kept = own[-1]["kept_before_projection"]
+    text = f"The search by itself ended with {kept:,} elements kept, before the projection to {result.relu_budget:,}; "
+    text += f"{sum(row.get('recovered', 0) for row in own):,} came back after having been replaced."
+    warning = cut_warning(kept, result.relu_budget)
+    return f"<p>{text}</p>" + (f"<p>Warning: {escape(warning)}</p>" if warning else "")
 
 
 def _cell(value: Any) -> str:

@@ -29,6 +29,7 @@ def train(
     *,
     resume: bool = False,
     console: Console | None = None,
+    verbose: bool = False,
 ) -> RunResult:
     """Baseline, search, finetune, and the run's files in `out`.
 
@@ -38,6 +39,7 @@ def train(
         resume: go on with the run in `out` where it stopped; one that has finished is read back. Without it, `out`
             must be new or empty.
         console: where progress goes; None is silent.
+        verbose: more of it: every site's largest input after each epoch.
 
     Raises:
         AurepError: bad configuration or data, a folder in use, or a loss that became NaN.
@@ -45,7 +47,9 @@ def train(
     """
     checked = resolved(config if isinstance(config, Config) else check_config(config))
     folder = RunFolder(out if out is not None else default_folder(checked))
-    pipeline = Pipeline(checked, folder, Progress(console))  # refuses bad input before a folder is made
+    pipeline = Pipeline(
+        checked, folder, Progress(console, verbose=verbose)
+    )  # refuses bad input before a folder is made
     with _owned(folder, pipeline.fabric.is_global_zero):
         if folder.finished and resume:
             return read_result(folder.path)

@@ -204,8 +204,8 @@ def pixel_table(claim: InputClaim, channels: int) -> NDArray[np.float32]:
     return scaled.astype(np.float32, copy=False)
 
 
-def load(name: str, data_dir: Path | None, claim: InputClaim, download: bool) -> Any:
-    """The test set at the model's input size. Raises AurepError."""
+def load(name: str, data_dir: Path | None, claim: InputClaim) -> Any:
+    """The test set at the model's input size, from this machine. Raises AurepError."""
     from aurep.data import load_data
 
     return load_data(
@@ -214,5 +214,5 @@ def load(name: str, data_dir: Path | None, claim: InputClaim, download: bool) ->
         input_size=claim.shape[1:] if claim.layout == "NCHW" else None,
         interpolation=claim.interpolation,
         crop_pct=claim.crop_pct,
-        download=download,
+        download=False,
     )

@@ -17,6 +17,7 @@ from aurep.validators.graph.facts import describe
 from aurep.validators.graph.infer import STANDARD
 from aurep.validators.relu_count import ReluCount
 from aurep.validators.report import Check
+from aurep.validators.stages import stage
 
 MAX_ELEMENTS = 2**28  # of one tensor: 1 GiB of fp32, beyond what a validation may allocate
 
@@ -57,7 +58,8 @@ def _format(artefact: Artefact, count: ReluCount | None, target: str) -> Iterato
     model = artefact.model
     try:
         # Shape inference follows functions without end where they call themselves: only what was counted is safe.
-        onnx.checker.check_model(model, full_check=count is not None)
+        with stage("while checking the format"):
+            onnx.checker.check_model(model, full_check=count is not None)
     except (onnx.checker.ValidationError, shape_inference.InferenceError, RuntimeError, ValueError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         yield f"The ONNX checker refuses the file: {reason[:200]}; export the model again."

@@ -23,3 +23,6 @@ RANGE_ROUNDING = 1e-3
 # Fewest fraction bits, found on two sets of a few images: a bit halves the error, and a largest error over some hundred
 # logits differs by less than that from set to set.
 FRACTION_BITS = 1
+# Parity of inputs that are no images, over the movement of the logits under `DISTURBANCE` of the input: 64 times what
+# fp32 rounds by, so above what the layers' own rounding moves. A wrong mask or coefficient moves logits by far more.
+CONDITION_FACTOR = 1.0

@@ -6,6 +6,7 @@ only from plain files in the model's own folder, so that a model cannot pull oth
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from google.protobuf.message import DecodeError
 
 from aurep.errors import AurepError
 from aurep.metadata import PREFIX, Metadata, parse_json
+from aurep.validators.files.plain import open_plain, plain_bytes
 from aurep.validators.files.storage import check_size, check_tensor, is_external, is_text, load_external, tensors_of
+from aurep.validators.stages import say
 
 MODEL_FILE = "model.onnx"
-MAX_FILE_BYTES = 2**31  # protobuf's own limit: a larger file cannot be one ONNX message
+_BESIDE = ("budget.json", "samples.npz")  # read later, or not at all, but never waited for
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,12 @@ class Artefact:
 
 def read(path: str | Path) -> Artefact:
     """Open `path`, a bundle folder or an ONNX file. Raises AurepError where it cannot be read as a model."""
+    say("while reading the file")
     given = Path(path)
     file = given / MODEL_FILE if given.is_dir() else given
+    for name in _BESIDE if given.is_dir() else ():
+        if os.path.lexists(given / name):
+            open_plain(given / name).close()
     model = read_model(file)
     for tensor in tensors_of(model):
         check_tensor(tensor, file)
@@ -52,17 +59,11 @@ def read_model(file: Path) -> onnx.ModelProto:
     """Parse an ONNX file without its external data."""
     if not file.exists():
         raise AurepError(f"{file} does not exist; give an ONNX file or a bundle folder that holds {MODEL_FILE}.")
-    if not file.is_file():
-        raise AurepError(f"{file} is not a plain file; give an ONNX file or a bundle folder.")
-    size = file.stat().st_size
-    if size == 0:
+    data = plain_bytes(file)
+    if not data:
         raise AurepError(f"{file} is empty; export the model again.")
-    if size >= MAX_FILE_BYTES:
-        raise AurepError(f"{file} has {size:,} bytes, but a single ONNX file holds less than 2 GiB; give an ONNX file.")
     try:
-        model: onnx.ModelProto = onnx.ModelProto.FromString(file.read_bytes())
-    except OSError as error:
-        raise AurepError(f"{file} cannot be read: {error.strerror}; check its permissions.") from None
+        model: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except DecodeError:
         raise AurepError(f"{file} is not an ONNX model, or is truncated; export or copy it again.") from None
     if not is_text(model):
@@ -75,9 +76,7 @@ def read_model(file: Path) -> onnx.ModelProto:
 def read_json(file: Path) -> object:
     """Parse a JSON file of a bundle or run. Raises AurepError where it is absent or malformed."""
     try:
-        return parse_json(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AurepError(f"{file} cannot be read: {error.strerror}; export or train again.") from None
+        return parse_json(plain_bytes(file).decode())
     except ValueError:
         raise AurepError(f"{file} is not JSON that names each key once; export or train again.") from None
 

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aurep.errors import AurepError
+from aurep.validators.files.plain import open_plain
+from aurep.validators.stages import stage
 
 FILE = "samples.npz"
+# What zipfile and numpy raise on damaged archives: RuntimeError on an encrypted one or an unknown compression,
+# zlib.error on damaged data, SyntaxError and TypeError on an array's damaged header.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -24,16 +40,24 @@ class Samples:
     labels: NDArray[np.int64] | None = None
 
 
+def _archive(stream: BinaryIO) -> Any:
+    stored = np.load(stream, allow_pickle=False)
+    if not isinstance(stored, np.lib.npyio.NpzFile):
+        raise ValueError("it is no archive of arrays")
+    return stored
+
+
 def read_samples(bundle: Path) -> Samples | None:
     """The bundle's samples; None where it has none. Raises AurepError where they are unreadable or do not fit."""
     file = bundle / FILE
     if not file.exists():
         return None
     try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        with stage("while reading the samples"), open_plain(file) as stream, _archive(stream) as stored:
             arrays: dict[str, NDArray[Any]] = {name: stored[name] for name in ("inputs", "logits", "labels")}
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise AurepError(f"{file} is no samples file ({error}); export the model again.") from None
+    except _UNREADABLE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise AurepError(f"{file} is no samples file ({reason}); export the model again.") from None
     inputs, logits, labels = arrays["inputs"], arrays["logits"], arrays["labels"]
     kinds = inputs.dtype == logits.dtype == np.float32 and np.issubdtype(labels.dtype, np.integer)
     if not kinds or logits.ndim != 2 or not len(inputs) == len(logits) > 0 or len(labels) not in (0, len(inputs)):
@@ -46,9 +70,15 @@ def read_samples(bundle: Path) -> Samples | None:
 
 def eager_samples(run: Any, samples: Samples | None, count: int) -> Samples:
     """`samples` (or else the run's own) with logits computed afresh by the model of `run`, an `aurep.training.Run`."""
+    inputs, labels = (samples.inputs, samples.labels) if samples is not None else run.samples(count)
+    logits = eager_logits(run, inputs)
+    return replace(samples or Samples(inputs, logits, labels), logits=logits)
+
+
+def eager_logits(run: Any, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the model of `run` makes of inputs (n, ...)."""
     import torch
 
-    inputs, labels = (samples.inputs, samples.labels) if samples is not None else run.samples(count)
     with torch.no_grad():
-        logits = run.model(torch.from_numpy(np.ascontiguousarray(inputs))).numpy()
-    return replace(samples or Samples(inputs, logits, labels), logits=logits.astype(np.float32))
+        logits: NDArray[np.float32] = run.model(torch.from_numpy(np.ascontiguousarray(inputs))).numpy()
+    return logits.astype(np.float32)

@@ -5,7 +5,8 @@ All of it is checked before anything else reads the model, so that nothing after
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from google.protobuf.message import Message
 from onnx import TensorProto, helper
 
 from aurep.errors import AurepError
+from aurep.validators.files.plain import MAX_BYTES, open_plain
 
 MAX_EXTENT = 2**48  # of the axes that are not empty: numpy refuses shapes beyond 2^63 bytes even without elements
 _FOUR_BITS = {TensorProto.UINT4, TensorProto.INT4, TensorProto.FLOAT4E2M1}
@@ -69,7 +71,13 @@ def is_external(tensor: TensorProto) -> bool:
 def load_external(model: onnx.ModelProto, file: Path) -> None:
     """Read external tensors into `model`, from plain files inside the model's folder only."""
     folder = file.resolve().parent
-    for tensor in filter(is_external, list(tensors_of(model))):
+    tensors = list(filter(is_external, tensors_of(model)))
+    total = sum(_expected_bytes(tensor, file) for tensor in tensors)
+    if total >= MAX_BYTES:
+        raise AurepError(
+            f"{file} keeps {total:,} bytes of weights in other files; only models below 2 GiB can be validated."
+        )
+    for tensor in tensors:
         fields = {entry.key: entry.value for entry in tensor.external_data}
         location = fields.get("location", "")
         if not _is_inside(folder, location):
@@ -98,8 +106,8 @@ def _external_bytes(tensor: TensorProto, fields: dict[str, str], source: Path, f
     except ValueError:
         raise AurepError(f"{file}: tensor {tensor.name!r} has a malformed external reference; export again.") from None
     try:
-        with source.open("rb") as stream:
-            size = source.stat().st_size
+        with open_plain(source) as stream:
+            size = os.fstat(stream.fileno()).st_size
             if 0 <= offset <= size - length and declared == length:
                 stream.seek(offset)
                 return stream.read(length)
@@ -117,13 +125,17 @@ def check_tensor(tensor: TensorProto, file: Path) -> None:
         raise AurepError(f"{file}: tensor {tensor.name!r} is stored in segments; export the model again.")
     if any(dim < 0 for dim in tensor.dims):
         raise AurepError(f"{file}: tensor {tensor.name!r} has a negative dimension; export the model again.")
-    if prod(dim for dim in tensor.dims if dim) > MAX_EXTENT:
+    if prod(float(dim) for dim in tensor.dims if dim) > MAX_EXTENT:  # floats, since the exact number may be endless
         raise AurepError(
-            f"{file}: tensor {tensor.name!r} declares dimensions {list(tensor.dims)}, which no memory holds; the file "
-            "is damaged, export or copy it again."
+            f"{file}: tensor {tensor.name!r} declares dimensions {_listed(tensor.dims)}, which no memory holds; the "
+            "file is damaged, export or copy it again."
         )
     if tensor.data_type not in helper.get_all_tensor_dtypes():
         raise AurepError(f"{file}: tensor {tensor.name!r} is of an unknown data type; export again.")
+
+
+def _listed(dims: Sequence[int]) -> str:
+    return f"{list(dims[:8])}" if len(dims) <= 8 else f"{list(dims[:8])} and {len(dims) - 8:,} more"
 
 
 def _expected_bytes(tensor: TensorProto, file: Path) -> int:
@@ -140,7 +152,7 @@ def check_size(tensor: TensorProto, file: Path) -> None:
         expected, stored = _expected_bytes(tensor, file), len(tensor.raw_data)
         if expected != stored:
             raise AurepError(
-                f"{file}: tensor {tensor.name!r} of dimensions {list(tensor.dims)} needs {expected:,} bytes but the "
+                f"{file}: tensor {tensor.name!r} of dimensions {_listed(tensor.dims)} needs {expected:,} bytes but the "
                 f"file holds {stored:,}; the file is damaged, export or copy it again."
             )
         return
@@ -150,6 +162,6 @@ def check_size(tensor: TensorProto, file: Path) -> None:
     fits = packed or stored == elements * (2 if tensor.data_type in _COMPLEX else 1)
     if not fits or any(len(getattr(tensor, field)) for field in _TYPED_FIELDS if field != own):
         raise AurepError(
-            f"{file}: tensor {tensor.name!r} declares dimensions {list(tensor.dims)} but the file holds {stored:,} "
+            f"{file}: tensor {tensor.name!r} declares dimensions {_listed(tensor.dims)} but the file holds {stored:,} "
             "values for it; the file is damaged, export or copy it again."
         )

@@ -19,7 +19,8 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from aurep.operators import operators
-from aurep.validators.graph.facts import Fact, attributes
+from aurep.validators.graph.facts import Fact, attributes, describe
+from aurep.validators.stages import stage
 
 FOLD_LIMIT = 4096  # elements
 _EXACT_FLOAT = 2**24  # integers below are numbers of fp32
@@ -84,9 +85,15 @@ def evaluated(
     graph = helper.make_graph([node], "fold", inputs, outputs)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opsets.get("", 0))])
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
+        with (
+            stage(f"while folding constants at the {describe(node)}"),
+            warnings.catch_warnings(),
+            np.errstate(all="ignore"),
+        ):
             warnings.simplefilter("ignore")
             found = dict(zip(names, ReferenceEvaluator(model).run(None, dict(feeds)), strict=True))
+    except MemoryError:
+        raise
     except Exception:  # whatever the reference cannot evaluate stays unknown, which can only make a graph uncountable
         return None
     return [np.asarray(found[name]) if name in found else None for name in node.output]

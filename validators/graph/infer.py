@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper, shape_inference
 from aurep.operators import operators
 from aurep.validators.graph.facts import Fact, Shape, UncountableError, attributes, describe
 from aurep.validators.graph.folding import FOLD_LIMIT, folded, measured, type_of
+from aurep.validators.stages import say
 
 STANDARD = ("", "ai.onnx")
 
@@ -67,6 +68,7 @@ def infer(
     """
     if node.op_type == "Constant":
         return (_constant(node),)
+    say(f"while inferring shapes at the {describe(node)}")
     known = _without_batch(node, known)
     inputs = [known[name] for name in node.input if name]
     batched = any(fact.batched for fact in inputs)

@@ -12,14 +12,16 @@ than the comparisons by max-pooling, which the report and the claim name apart.
 
 from __future__ import annotations
 
+from aurep.operators import operators
 from aurep.validators.graph.call import Call
 from aurep.validators.graph.costs import indices_used
 from aurep.validators.graph.facts import Fact
 
-_UNIFORM = frozenset(
-    {"Conv", "BatchNormalization", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Add", "Sub", "Mul", "Div", "Pow", "Neg"}
-    | {"Identity", "Dropout", "Cast", "MaxPool", "AveragePool", "Concat"}
+_POINTWISE = operators(
+    "Relu LeakyRelu Clip Sigmoid HardSigmoid HardSwish Tanh Elu Selu Celu Softplus Softsign Mish Gelu Erf Exp Abs Sqrt "
+    "Max Min Add Sub Mul Div Pow Neg Identity Dropout Cast"
 )
+_WINDOWS = operators("Conv MaxPool AveragePool")
 
 
 def is_pooling(call: Call) -> bool:
@@ -37,19 +39,23 @@ def keeps_uniform(call: Call) -> bool:
     Padding that makes a map grow would set zeros beside the image for a later pooling to compare with.
     """
     op, tensors = call.node.op_type, [fact for fact in call.inputs if fact is not None]
-    data = [fact for fact in tensors if not fact.constant]
-    if op not in _UNIFORM or not data or not all(fact.uniform for fact in data) or indices_used(call):
+    uniform = [fact for fact in tensors if fact.uniform and not fact.constant]
+    others = [fact for fact in tensors if not fact.uniform or fact.constant]
+    if not uniform or indices_used(call):
         return False
     if op == "Concat":
-        return call.attributes.get("axis") == 1 and len(data) == len(tensors)
-    if op in ("Conv", "MaxPool", "AveragePool"):
-        return len(data) == 1 and _stays_on_image(call)
-    return all(_same_everywhere(fact, len(data[0].shape or ())) for fact in tensors if fact.constant)
+        return call.attributes.get("axis") == 1 and not others
+    alone = uniform == [call.given(0)] and all(fact.constant for fact in others)
+    if op in _WINDOWS:
+        return alone and _stays_on_image(call)
+    if op == "BatchNormalization":
+        return alone
+    return op in _POINTWISE and all(_same_everywhere(fact, len(uniform[0].shape or ())) for fact in others)
 
 
-def _same_everywhere(constant: Fact, rank: int) -> bool:
-    """Broadcast against a (N, C, H, W) tensor, does `constant` have one value per channel at most?"""
-    shape = constant.shape
+def _same_everywhere(fact: Fact, rank: int) -> bool:
+    """Broadcast against a (N, C, H, W) tensor, does `fact` have one value per image and channel at most?"""
+    shape = fact.shape
     return shape is not None and len(shape) <= rank and all(dim == 1 for dim in shape[-2:])
 
 

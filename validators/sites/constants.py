@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from aurep.validators.graph.facts import Fact, attributes
 from aurep.validators.sites.expression import NotASiteError
+from aurep.validators.stages import stage
 
 MAX_ELEMENTS = 2**26  # 256 MiB of fp32: more than any site has
 
@@ -60,7 +61,10 @@ class Constants:
         graph = helper.make_graph([node], "constant", types, [helper.make_value_info(name, onnx.TypeProto())])
         model = helper.make_model(graph, opset_imports=list(self.model.opset_import))
         try:
-            found: list[Any] = list(ReferenceEvaluator(model).run(None, feeds))
+            with stage(f"while computing the constant {name!r}"):
+                found: list[Any] = list(ReferenceEvaluator(model).run(None, feeds))
             return np.asarray(found[0])
+        except MemoryError:
+            raise
         except Exception as error:  # whatever the reference cannot evaluate is no part of a form that aurep writes
             raise NotASiteError(f"a constant cannot be evaluated: {error}") from None

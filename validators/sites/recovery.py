@@ -7,7 +7,7 @@ out must be, element by element and in place, a ReLU or a polynomial of degree 2
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,7 @@ from aurep.validators.graph.infer import STANDARD
 from aurep.validators.sites.constants import MAX_ELEMENTS, Constants
 from aurep.validators.sites.expression import Expression, NotASiteError, apply
 from aurep.validators.sites.pushed import Moved, unpushed
+from aurep.validators.stages import say
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def recover_sites(model: onnx.ModelProto) -> dict[str, RecoveredSite]:
     reader = _Reader(model, facts, batch)
     found = {}
     for name, nodes in _groups(model.graph).items():
+        say(f"while following the site {name!r}")
         try:
             site = reader.read(name, nodes)
         except NotASiteError:
@@ -154,13 +156,14 @@ class _Reader:
         if len(outside) != 1 or len(leaving) != 1:
             raise NotASiteError("a site has one input and one output")
         source, output = outside.pop(), leaving[0]
-        values = self.follow(work, source, self.constants)
-        final, moved = values[output], self.moved(nodes)
+        used, moved = self.constants, self.moved(nodes)
+        final = self.computed(output, work, source, used)
         if moved is not None:
-            values = self.follow(work, source, moved.without)
-            final = unpushed(final, values[output], moved)
-        _check_whole(final, values[source].shape)
-        polynomial = _full_polynomial(values, source, final)
+            used = moved.without
+            final = unpushed(final, self.computed(output, work, source, used), moved)
+        shape = self.shape(source)
+        _check_whole(final, shape)
+        polynomial = _full_polynomial(self.follow(work, source, used), shape, final)
         between = _between(work, output)
         return RecoveredSite(name, source, output, final, polynomial, moved.name if moved else None, between)
 
@@ -176,13 +179,24 @@ class _Reader:
             raise NotASiteError("several constants come into a site, or leave it")
         return Moved.of(coming, leaving, self.constants) if coming or leaving else None
 
-    def follow(self, work: list[onnx.NodeProto], source: str, constants: Constants) -> dict[str, Expression]:
-        """Every tensor that the nodes `work` make of `source`."""
+    def computed(self, output: str, work: list[onnx.NodeProto], source: str, constants: Constants) -> Expression:
+        """The tensor `output` of those that the nodes `work` make of `source`."""
+        (found,) = (value for name, value in self.follow(work, source, constants) if name == output)
+        return found
+
+    def follow(self, work: list[onnx.NodeProto], source: str, constants: Constants) -> Iterator[tuple[str, Expression]]:
+        """Every tensor that the nodes `work` make of `source`, each given up once no node needs it any more."""
         values = {source: Expression.identity(self.shape(source))}
-        for node in work:
+        yield source, values[source]
+        last = {name: index for index, node in enumerate(work) for name in node.input}
+        for index, node in enumerate(work):
             arguments = [values[i] if i in values else constants.value(i) if i else None for i in node.input]
-            values.update(zip(node.output, self.call(node, arguments), strict=False))
-        return values
+            found = dict(zip(node.output, self.call(node, arguments), strict=False))
+            values.update(found)
+            del arguments
+            for name in [name for name in (*node.input, *found) if last.get(name, -1) <= index]:
+                values.pop(name, None)
+            yield from found.items()
 
     def is_constant(self, name: str) -> bool:
         return not name or (name in self.facts and self.facts[name].constant)
@@ -242,17 +256,19 @@ def _check_whole(final: Expression, shape: tuple[int, ...]) -> None:
         raise NotASiteError("a floor is neither 0 nor absent")
 
 
-def _full_polynomial(values: Mapping[str, Expression], source: str, final: Expression) -> Expression | None:
+def _full_polynomial(
+    values: Iterable[tuple[str, Expression]], shape: tuple[int, ...], final: Expression
+) -> Expression | None:
     """The value in the input's own arrangement that is the final polynomial at replaced elements and some polynomial,
     not x itself, at all others. Of several (a masked one is zero where kept), that with the fewest zeros."""
     replaced = final.terms[3] == 0
-    whole = [
+    whole = (
         e
-        for e in values.values()
-        if e.shape == values[source].shape
+        for _, e in values
+        if e.shape == shape
         and e.in_place
         and not e.terms[3].any()
         and not e.is_identity.any()
         and np.array_equal(e.terms[:3, replaced], final.terms[:3, replaced])
-    ]
+    )
     return max(whole, key=lambda e: int(e.terms.any(0).sum()), default=None)

@@ -50,7 +50,8 @@ class Search:
         self.student.requires_grad_(True).train()
         self.sites: list[HybridActivation] = hybrid_sites(self.student)
         options = check_options(self.method, self.options or {})
-        self.policy: Policy = policy_class(self.method)(self.sites, self.budget, options, 7)
+        steps = self.epochs * self.steps
+        self.policy: Policy = policy_class(self.method)(self.sites, self.budget, options, 7, steps=steps)
         if self.policy.uses_teacher:
             self.teacher, activations = tap_activations(self.teacher, ("relu",), [site.site for site in self.sites])
             self.policy.watch(self.teacher, activations)
@@ -78,8 +79,6 @@ class Search:
             self.loss(x, y).backward()
             self.optimizer.step()
             self.policy.after_step((step + 1) / total)
-            if (step + 1) % self.steps == 0:
-                self.policy.after_epoch(step // self.steps)
             look()
         return self
 

@@ -11,7 +11,7 @@ from tests.toolkit.search.searching import SIZES, TOTAL, Search
 
 def test_random_keeps_another_set_for_another_seed_and_the_same_for_the_same() -> None:
     first, again, other = (Search("random", 40) for _ in range(3))
-    other.policy.__init__(other.sites, 40, other.policy.options, 8)
+    other.policy.__init__(other.sites, 40, other.policy.options, 8, steps=6)
     for search in (first, again, other):
         search.policy.finish()
     assert all(torch.equal(a.mask, b.mask) for a, b in zip(first.sites, again.sites, strict=True))

@@ -23,8 +23,9 @@ search = {epochs = 2, calibration = 128, budget = 77}
 finetune = {epochs = 0}
 """
 OPTIONS = {
-    "autorep": "initial = 'saliency', scoring = 0.9",
-    "snl": "growth_from = 0, growth = 3.0, alpha_lr = 0.1",
+    "autorep": "alpha_lr = 0.01",
+    "snl": "growth_from = 0, growth = 3.0, alpha_lr = 0.005",
+    "senet": "part_steps = 3",
     "layerwise": "scoring = 0.9",
 }
 

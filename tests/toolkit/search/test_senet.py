@@ -179,8 +179,8 @@ def test_layers_keep_their_budgets_from_the_start() -> None:
     assert search.counts() == expected
 
 
-def test_an_epoch_keeps_the_elements_that_differ_most_from_the_teacher() -> None:
-    search = Search("senet", 40, 0, {"stop_distance": 0.0, "eta": [0.5, 0.8, 0.3]})
+def test_an_update_keeps_the_elements_that_differ_most_from_the_teacher() -> None:
+    search = Search("senet", 40, 0, {"stop_distance": 0.0, "eta": [0.5, 0.8, 0.3], "part_steps": 3})
     sums = [np.zeros(site.shape) for site in search.sites]
     outputs: list[torch.Tensor] = []
     for site in search.sites:
@@ -188,22 +188,21 @@ def test_an_epoch_keeps_the_elements_that_differ_most_from_the_teacher() -> None
     for module in search.teacher.modules():
         if isinstance(module, nn.Identity):
             module.register_forward_hook(lambda _m, _i, y: outputs.append(y.double()))
-    for x, y in batches(3):
+    for step, (x, y) in enumerate(batches(3), 1):
         outputs.clear()
         search.optimizer.zero_grad()
         search.loss(x, y).backward()
         search.optimizer.step()
-        search.policy.after_step(0.1)
         for k in range(3):
             sums[k] += (outputs[3 + k] - outputs[k]).abs().sum(0).numpy()
-    search.policy.after_epoch(0)
+        search.policy.after_step(step / 6)
     for site, total in zip(search.sites, sums, strict=True):
         kept = site.mask.numpy()
         assert total[kept].min() > total[~kept].max()
 
 
 def test_masks_freeze_once_they_hardly_change() -> None:
-    search = Search("senet", 40, 0, {"stop_distance": 1.0}, epochs=3)
+    search = Search("senet", 40, 0, {"stop_distance": 1.0, "part_steps": 3}, epochs=3)
     policy = search.policy
     assert isinstance(policy, Senet)
     search.run(stop=3)
@@ -212,3 +211,17 @@ def test_masks_freeze_once_they_hardly_change() -> None:
     masks = [site.mask.clone() for site in search.sites]
     search.run(start=3)
     assert all(torch.equal(site.mask, mask) for site, mask in zip(search.sites, masks, strict=True))
+
+
+@pytest.mark.parametrize(("epochs", "steps", "expected"), [(150, 352, 150), (2, 156, 15), (1, 7, 1)])
+def test_updates_are_those_published_or_as_many_as_a_short_search_feeds(epochs: int, steps: int, expected: int) -> None:
+    search = Search("senet", 40, 0, {"stop_distance": 0.0}, epochs=epochs, steps=steps)
+    policy = search.policy
+    assert isinstance(policy, Senet)
+    updates = 0
+    for step in range(1, epochs * steps + 1):
+        policy.differences[0].fill_(1.0)
+        policy.after_step(step / (epochs * steps))
+        updates += not policy.differences[0].any()
+        policy.frozen = False  # nothing changed
+    assert updates == expected

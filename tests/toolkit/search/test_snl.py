@@ -78,26 +78,50 @@ def test_penalty_is_lambda_times_the_l1_norm() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(51, TOTAL), min_size=1, max_size=14), st.integers(0, 8))
-def test_lambda_grows_after_epochs_without_a_new_minimum(counts: list[int], growth_from: int) -> None:
-    policy = Search("snl", 50, options={"growth": 1.5, "growth_from": growth_from}).policy
+def test_lambda_grows_where_a_check_finds_no_new_minimum(counts: list[int], growth_from: int) -> None:
+    """Of 16 steps, every second is a check."""
+    options = {"growth": 1.5, "growth_from": growth_from / 8, "checks": 8}
+    policy = Search("snl", 50, options=options, epochs=1, steps=16).policy
     assert isinstance(policy, Snl)
-    expected = 1e-5
-    for epoch, count in enumerate(counts):
+    expected, lowest = 1e-5, TOTAL
+    for step, count in enumerate(counts, 1):
         set_count(policy, count)
-        policy.after_epoch(epoch)
-        if epoch >= growth_from and count >= min([TOTAL, *counts[:epoch]]):
-            expected *= 1.5
+        policy.after_step(step / 16)
+        if step % 2 == 0:
+            expected *= 1.5 if step / 16 > growth_from / 8 and count >= lowest else 1.0
+            lowest = min(lowest, count)
         assert policy.strength == pytest.approx(expected)
         assert not policy.settled
 
 
+def test_published_schedule_comes_out_at_the_published_length() -> None:
+    """lambda may grow after every epoch of 352 steps from the sixth on, and the factors' rate is 1e-3."""
+    policy = Search("snl", 50, epochs=200, steps=352).policy
+    assert isinstance(policy, Snl)
+    assert [group["lr"] for group in policy.parameter_groups()] == [1e-3]
+    assert policy.threshold == 1e-2
+    for epoch in range(1, 9):
+        for step in (epoch * 352 - 1, epoch * 352):
+            before = policy.strength
+            policy.after_step(step / (200 * 352))
+            assert policy.strength == pytest.approx(before * (1.1 if step == epoch * 352 and epoch > 5 else 1.0))
+
+
+def test_a_search_of_few_steps_can_raise_lambda_as_far_as_a_long_one() -> None:
+    short, long = (Search("snl", 50, options={"growth_from": 0.0}, epochs=1, steps=steps).policy for steps in (10, 400))
+    for policy, steps in ((short, 10), (long, 400)):
+        assert isinstance(policy, Snl)
+        for step in range(1, steps + 1):
+            policy.after_step(step / steps)
+        assert policy.strength == pytest.approx(1e-5 * 1.1**200)
+
+
 def set_count(policy: Snl, count: int) -> None:
     """`count` factors above the threshold, the others at it or far below."""
-    values = torch.where(torch.arange(TOTAL) < count, 0.011, 0.01)
-    values[-1] = 0.5 if count == TOTAL else -3.0
+    values = torch.where(torch.arange(TOTAL) < count, policy.threshold + 0.01, policy.threshold)
+    values[-1] = 0.9 if count == TOTAL else -3.0
     for site, part in zip(policy.sites, values.split([site.mask.numel() for site in policy.sites]), strict=True):
         site.alpha.data.copy_(part.view(site.shape))
-    policy.after_step(0.5)
 
 
 def test_reaching_the_budget_freezes_the_masks_at_exactly_it() -> None:
@@ -106,8 +130,9 @@ def test_reaching_the_budget_freezes_the_masks_at_exactly_it() -> None:
     policy = search.policy
     assert isinstance(policy, Snl)
     set_count(policy, 20)
-    policy.after_epoch(0)
+    policy.after_step(1 / 6)
     assert policy.settled
+    assert policy.found == 20
     assert sum(search.counts()) == 50
     frozen = [site.mask.clone() for site in search.sites]
     search.run()

@@ -5,9 +5,14 @@ from __future__ import annotations
 import tomllib
 
 import pytest
+import torch
 
 from aurep import AurepError
+from aurep.budget import parse_budget
+from aurep.search import check_options, policy_class
+from aurep.surgery import hybrid_sites, relu_sites
 from aurep.training.config import parse_config, read_recipe, recipe_names
+from aurep.training.setup import build_network, prepare_student
 from tests.toolkit.training.tiny import RECIPE, tiny_config
 
 BAD = {
@@ -79,6 +84,20 @@ def test_shipped_recipe_is_valid_and_has_a_header(name: str) -> None:
     assert text.startswith("# ")
     assert tomllib.loads(text)
     parse_config(text, name)
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("published-")])
+def test_published_recipe_is_without_what_the_papers_do_not_have_and_fits_its_network(name: str) -> None:
+    config = parse_config(read_recipe(name), name)
+    for phase in (config.search, config.finetune):
+        assert (phase.normalise, phase.range_weight, phase.clip_norm, phase.ema) == (False, 0, 0, 0)
+    student = prepare_student(config, build_network(config, (3, 32, 32), 10), torch.zeros(1, 3, 32, 32))
+    options = check_options(config.search.method, config.search.options)
+    total = sum(site.elements for site in relu_sites(student))
+    budget, steps = parse_budget(config.search.budget, total), config.search.epochs * 352  # as of 45,000 images
+    policy = policy_class(config.search.method)(hybrid_sites(student), budget, options, 0, steps=steps)
+    assert all(group["lr"] == 1e-3 for group in policy.parameter_groups())
+    assert total == (557_056 if config.model.stem_relu else 491_520)
 
 
 def test_unknown_recipe_lists_the_shipped() -> None:

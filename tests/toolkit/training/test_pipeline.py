@@ -141,12 +141,6 @@ def test_budget_is_met_exactly(budget: str, count: int, tmp_path: Path) -> None:
     assert aurep.train(config, tmp_path / "run").relu_count == count
 
 
-def test_published_penalty_schedule_is_exact_too(tmp_path: Path) -> None:
-    options = "{schedule = 'penalty', alpha_lr = 0.05}"
-    config = tiny_config(search__options=options, baseline__epochs=1, finetune__epochs=0)
-    assert aurep.train(config, tmp_path / "run").relu_count == 96
-
-
 def test_same_seed_same_weights(tmp_path: Path, run_dir: Path) -> None:
     aurep.train(tiny_config(), tmp_path / "again")
     assert (tmp_path / "again/model.safetensors").read_bytes() == (run_dir / "model.safetensors").read_bytes()

@@ -1,0 +1,1 @@
+"""Files that crash, hang or blow up what reads them."""
