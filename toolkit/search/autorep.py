@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aurep.activation import HybridActivation
-from aurep.search.lengths import stretched
+from aurep.search.lengths import indicator_group
 from aurep.search.policy import Policy
 
 _PUBLISHED = ((9_000 / 491_520, 140.0), (80_000 / 491_520, 80.0))  # share kept -> lambda
@@ -52,8 +52,7 @@ class AutoRep(Policy):
             site.alpha.data.copy_(torch.rand(site.shape, generator=draw))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        rate = stretched(self.options.alpha_lr, self.steps)
-        return [{"params": [site.alpha for site in self.sites], "lr": rate}]
+        return [indicator_group([site.alpha for site in self.sites], self.options.alpha_lr, self.steps)]
 
     def penalty(self) -> Tensor:
         given: float | None = self.options.penalty

@@ -12,7 +12,8 @@ would only come close. What is left of the search trains the weights.
 
 The paper trains until the count is reached. Here lambda's growth and the factors' rate fit the length of the search,
 and are the published ones over 200 epochs (see `aurep.search.lengths`). A search of fewer steps than `checks` looks
-after every step, and lambda then grows by the power of `growth` that makes up for the looks it has no room for. Under
+after every step, and lambda then grows by the power of `growth` that makes up for the looks it has no room for. In any
+search shorter than the published one a count also stalls if at its present pace it comes too late to the budget. Under
 the penalty a factor swings about zero by some steps, so the threshold is stretched with the rate: published, it is ten.
 """
 
@@ -26,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from aurep.activation import HybridActivation
-from aurep.search.lengths import due, stretched
+from aurep.search.lengths import PUBLISHED_STEPS, due, indicator_group, stretched
 from aurep.search.masks import kept_elements
 from aurep.search.policy import Policy
 
@@ -67,8 +68,7 @@ class Snl(Policy):
         return not self.sites[0].blend
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        rate = stretched(self.options.alpha_lr, self.steps)
-        return [{"params": [site.alpha for site in self.sites], "lr": rate}]
+        return [indicator_group([site.alpha for site in self.sites], self.options.alpha_lr, self.steps)]
 
     def penalty(self) -> Tensor | None:
         if self.settled:
@@ -86,7 +86,11 @@ class Snl(Policy):
 
     def _check(self, progress: float) -> None:
         count = kept_elements(self.sites)
-        if count >= self.lowest and progress > self.options.growth_from:
+        stalls = count >= self.lowest
+        if self.steps < PUBLISHED_STEPS:
+            left = (1 - progress) * min(self.options.checks, self.steps)
+            stalls = stalls or count - self.budget > left * (self.lowest - count)
+        if stalls and progress > self.options.growth_from:
             self.strength *= self.options.growth ** max(1.0, self.options.checks / self.steps)
         self.lowest = min(self.lowest, count)
         if count <= self.budget:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aurep.search.autorep import AutoRep, published_penalty
-from aurep.search.lengths import due, stretched
+from aurep.search.lengths import due, indicator_group, stretched
 from tests.toolkit.search.searching import SIZES, TOTAL, Search
 
 
@@ -26,6 +26,18 @@ def test_a_rate_is_stretched_so_that_indicators_travel_as_far() -> None:
     assert stretched(1e-3, 1_000) == stretched(1e-3, 156) == pytest.approx(0.02), "bounded"
     assert 39 * stretched(1e-3, 39) == pytest.approx(156 * stretched(1e-3, 156)), "but never short of the way"
     assert stretched(1e-3, 0) == stretched(1e-3, 1)
+
+
+@pytest.mark.parametrize(
+    ("steps", "betas"),
+    [(400 * 352, (0.9, 0.999)), (200 * 352, (0.9, 0.999)), (50 * 352, (0.6, 0.996)), (156, (0, 0.98))],
+)
+def test_adam_reaches_back_over_the_same_share_of_the_search(steps: int, betas: tuple[float, float]) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    group = indicator_group([parameter], 1e-3, steps)
+    assert group["betas"] == pytest.approx(betas)
+    torch.optim.AdamW([group])
+    torch.optim.SGD([group], lr=1.0)
 
 
 @pytest.mark.parametrize(("steps", "times"), [(70_400, 200), (312, 200), (312, 15), (7, 1), (5, 9)])

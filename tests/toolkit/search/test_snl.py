@@ -78,7 +78,7 @@ def test_penalty_is_lambda_times_the_l1_norm() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(51, TOTAL), min_size=1, max_size=14), st.integers(0, 8))
-def test_lambda_grows_where_a_check_finds_no_new_minimum(counts: list[int], growth_from: int) -> None:
+def test_lambda_grows_where_a_check_finds_no_new_minimum_or_one_too_late(counts: list[int], growth_from: int) -> None:
     """Of 16 steps, every second is a check."""
     options = {"growth": 1.5, "growth_from": growth_from / 8, "checks": 8}
     policy = Search("snl", 50, options=options, epochs=1, steps=16).policy
@@ -88,7 +88,8 @@ def test_lambda_grows_where_a_check_finds_no_new_minimum(counts: list[int], grow
         set_count(policy, count)
         policy.after_step(step / 16)
         if step % 2 == 0:
-            expected *= 1.5 if step / 16 > growth_from / 8 and count >= lowest else 1.0
+            too_late = count - 50 > (16 - step) / 2 * (lowest - count)
+            expected *= 1.5 if step / 16 > growth_from / 8 and (count >= lowest or too_late) else 1.0
             lowest = min(lowest, count)
         assert policy.strength == pytest.approx(expected)
         assert not policy.settled
@@ -98,7 +99,7 @@ def test_published_schedule_comes_out_at_the_published_length() -> None:
     """lambda may grow after every epoch of 352 steps from the sixth on, and the factors' rate is 1e-3."""
     policy = Search("snl", 50, epochs=200, steps=352).policy
     assert isinstance(policy, Snl)
-    assert [group["lr"] for group in policy.parameter_groups()] == [1e-3]
+    assert [(group["lr"], group["betas"]) for group in policy.parameter_groups()] == [(1e-3, (0.9, 0.999))]
     assert policy.threshold == 1e-2
     for epoch in range(1, 9):
         for step in (epoch * 352 - 1, epoch * 352):
