@@ -18,6 +18,7 @@ from aurep.validators.stages import stage
 PROVIDERS = ("auto", "cpu", "cuda")
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _FATAL_ONLY = 4
+REWRITTEN = 10_000  # nodes: the time that ONNX Runtime's rewriting takes grows with their square
 BATCH = 64  # images at a time where the batch is dynamic
 
 
@@ -45,7 +46,8 @@ class Session:
         if provider not in PROVIDERS:
             raise AurepError(f"provider {provider!r} is unknown; choose one of {', '.join(PROVIDERS)}.")
         with stage("while loading the graph"):
-            self._session, self.provider = _open(model.SerializeToString(), provider)
+            rewrite = len(model.graph.node) <= REWRITTEN
+            self._session, self.provider = _open(model.SerializeToString(), provider, rewrite)
         self.batch = fixed_batch(model)
         self.rows = self.batch or BATCH
         inputs = self._session.get_inputs()
@@ -82,13 +84,13 @@ class Session:
                 raise CannotRunError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from None
 
 
-def _open(data: bytes, provider: str) -> tuple[Any, str]:
+def _open(data: bytes, provider: str, rewrite: bool) -> tuple[Any, str]:
     if provider == "cpu":
-        return _session(data, [_CPU], strict=False), "cpu"
+        return _session(data, [_CPU], False, rewrite), "cpu"
     reason = "this build of ONNX Runtime has no CUDA provider"
     if _CUDA in ort.get_available_providers():
         try:
-            session = _session(data, [(_CUDA, {"use_tf32": "0"})], strict=True)
+            session = _session(data, [(_CUDA, {"use_tf32": "0"})], True, rewrite)
             if session.get_providers()[:1] == [_CUDA]:
                 return session, "cuda"
             reason = f"the session fell back to {', '.join(session.get_providers())}"
@@ -99,12 +101,14 @@ def _open(data: bytes, provider: str) -> tuple[Any, str]:
             f"--provider cuda was asked for, but the model does not run on CUDA: {reason} Install the CUDA and cuDNN "
             "versions that onnxruntime-gpu needs, or use --provider cpu."
         )
-    return _session(data, [_CPU], strict=False), "cpu"
+    return _session(data, [_CPU], False, rewrite), "cpu"
 
 
-def _session(data: bytes, providers: list[Any], strict: bool) -> Any:
+def _session(data: bytes, providers: list[Any], strict: bool, rewrite: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
+    if not rewrite:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     if strict:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     ort.set_default_logger_severity(_FATAL_ONLY)

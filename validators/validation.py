@@ -27,7 +27,7 @@ from aurep.validators.checks.parity import check_parity
 from aurep.validators.checks.ranges import check_range
 from aurep.validators.checks.rounding import check_rounding
 from aurep.validators.checks.sites import check_sites
-from aurep.validators.checks.structure import MAX_ELEMENTS, check_structure
+from aurep.validators.checks.structure import check_structure
 from aurep.validators.files.reading import Artefact, read
 from aurep.validators.files.samples import Samples, eager_logits, eager_samples, read_samples
 from aurep.validators.graph.batch import model_inputs
@@ -116,8 +116,8 @@ def validate(
     if artefact.metadata is not None:
         work.checks.append(check_sites(recovered, artefact.metadata, work.run))
     used = None
-    if known is None or known.largest > MAX_ELEMENTS:
-        work.notes.append("The model was not run, since what it would cost to run is unknown or too much.")
+    if known is None:
+        work.notes.append("The model was not run, since what it would cost to run is unknown.")
     else:
         used = _run_checks(work, recovered, data, data_dir, bounds)
     claimed = artefact.metadata.relu_budget if artefact.metadata is not None else None

@@ -19,9 +19,6 @@ from aurep.validators.relu_count import ReluCount
 from aurep.validators.report import Check
 from aurep.validators.stages import stage
 
-MAX_ELEMENTS = 2**28  # of one tensor: 1 GiB of fp32, beyond what a validation may allocate
-
-
 # Of a file that names no target: whatever the runtimes read.
 _ANY = Framework("any", opsets=(9, 28), ir_versions=(3, 14), functions=True)
 
@@ -71,8 +68,6 @@ def _format(artefact: Artefact, count: ReluCount | None, target: str) -> Iterato
         yield f"IR version {model.ir_version} was found, {_span(rules.ir_versions)} expected; export the model again."
     if artefact.external and artefact.metadata is not None:
         yield "Weights lie in other files; export a single file (below 2 GiB)."
-    if count is not None and count.largest > MAX_ELEMENTS:
-        yield f"A tensor has {count.largest:,} elements, too many to run; export a model of sane shapes."
 
 
 def _framework(artefact: Artefact, target: str) -> Iterator[str]:

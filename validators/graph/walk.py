@@ -120,7 +120,7 @@ class Walk:
                 f"the graph unfolds to more than {MAX_VISITS:,} nodes or nests deeper than {MAX_DEPTH} levels at "
                 f"{describe(node)}; export a flat graph."
             )
-        inner = replace(place, depth=place.depth + 1, outermost=place.outermost or node)
+        inner = _Place(place.opsets, place.depth + 1, place.outermost or node)
         inputs = tuple(scope.find(name, node) if name else None for name in node.input)
         if (node.domain, node.op_type, node.overload) in self._functions:
             outputs = self._function(node, inputs, inner)
@@ -141,7 +141,7 @@ class Walk:
             if name:
                 source = self.pointwise.get(name) if place.depth == 0 else None
                 uniform = fact.uniform if source is None else scope.facts[source].uniform
-                scope.define(name, replace(fact, uniform=uniform))
+                scope.define(name, fact if fact.uniform == uniform else replace(fact, uniform=uniform))
                 self.tensors.append(fact)
                 self.largest = max(self.largest, fact.elements or 0)
                 self.rows &= fact.rows or fact.constant

@@ -18,12 +18,13 @@ from aurep.errors import AurepError
 from aurep.validators.sandbox.limits import Limits
 
 Progress = Callable[[str], None]
+_FORKS = hasattr(os, "fork")  # elsewhere (Windows) jobs are done here, and nothing bounds them
 _idle: list[_Server] = []
 
 
 def prepare() -> None:
     """Have a server start up while its caller does something else."""
-    if not _idle:
+    if not _idle and _FORKS:
         _idle.append(_Server())
 
 
@@ -36,6 +37,10 @@ def ask(job: str, arguments: Mapping[str, Any], limits: Limits, progress: Progre
         limits: of this job.
         progress: is told every stage that the job enters.
     """
+    if not _FORKS:
+        from aurep.validators.sandbox.worker import answer as answer_here
+
+        return answer_here({"job": job, "arguments": arguments})
     server = _idle.pop() if _idle else _Server()
     try:
         answer = server.ask(job, arguments, limits, progress or (lambda _: None))
@@ -90,5 +95,5 @@ def _close_all() -> None:
         _idle.pop().close()
 
 
-if hasattr(os, "register_at_fork"):
+if _FORKS:
     os.register_at_fork(after_in_child=_idle.clear)  # the servers are the parent's

@@ -89,6 +89,8 @@ def confine(limits: Limits) -> None:
 
 def relax_memory() -> None:
     """Take the spare memory, after the limit was reached: enough to say so in."""
+    if sys.platform == "win32":
+        return
     import resource
 
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]

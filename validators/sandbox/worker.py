@@ -37,12 +37,12 @@ def work(request: dict[str, Any], answer_to: int, page: mmap, scratch: str) -> N
     tempfile.tempdir = scratch
     stages.share(page)
     confine(Limits(**request["limits"]))
-    answer = json.dumps(_answer(request)).encode()
+    text = json.dumps(answer(request)).encode()
     with os.fdopen(answer_to, "wb") as stream:
-        stream.write(answer)
+        stream.write(text)
 
 
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
+def answer(request: dict[str, Any]) -> dict[str, Any]:
     """`reply`, or the `error` that a sentence was written for, or why a sentence is still to be made (`broken`)."""
     try:
         return {"reply": JOBS[request["job"]](**request["arguments"]).to_dict()}

@@ -15,8 +15,6 @@ from aurep.validators.graph.facts import Fact, attributes
 from aurep.validators.sites.expression import NotASiteError
 from aurep.validators.stages import stage
 
-MAX_ELEMENTS = 2**26  # 256 MiB of fp32: more than any site has
-
 
 class Constants:
     """Constant tensors of the main graph by name, each evaluated once."""
@@ -49,7 +47,7 @@ class Constants:
 
     def _value(self, name: str) -> NDArray[Any]:
         fact = self.facts.get(name)
-        if fact is None or not fact.constant or (fact.elements or 0) > MAX_ELEMENTS:
+        if fact is None or not fact.constant:
             raise NotASiteError("an operand is no constant")
         if name in self.stored:
             return numpy_helper.to_array(self.stored[name])

@@ -20,7 +20,7 @@ from aurep.metadata import coefficient_digest
 from aurep.validators.graph.batch import walk_once
 from aurep.validators.graph.facts import Fact, UncountableError, site_name
 from aurep.validators.graph.infer import STANDARD
-from aurep.validators.sites.constants import MAX_ELEMENTS, Constants
+from aurep.validators.sites.constants import Constants
 from aurep.validators.sites.expression import Expression, NotASiteError, apply
 from aurep.validators.sites.pushed import Moved, unpushed
 from aurep.validators.stages import say
@@ -206,8 +206,6 @@ class _Reader:
         fact = self.facts.get(name)
         if fact is None or not fact.is_float or not fact.shape or fact.shape[0] != self.batch:
             raise NotASiteError("a tensor has no leading batch")
-        if (fact.elements or 0) > MAX_ELEMENTS:
-            raise NotASiteError("a tensor is too large to follow each of its elements")
         return fact.shape[1:]
 
     def call(self, node: onnx.NodeProto, arguments: list[Any], depth: int = 0) -> list[Expression]:
