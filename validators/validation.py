@@ -274,10 +274,12 @@ def _load_run(work: _Work) -> Any:
         return None
     from aurep.training import load_run
 
+    share = work.metadata.training.width_multiplier if work.metadata is not None else None
     with stage("while loading the run"), chdir(work.home):
         run = load_run(work.run)
-    share = work.metadata.training.width_multiplier if work.metadata is not None else None
-    return run if share is None else run.narrowed(share)
+        run = run if share is None else run.narrowed(share)
+        _ = run.model  # built on first use, perhaps by a factory of the user's that lies here
+    return run
 
 
 def _input_of(model: onnx.ModelProto) -> InputClaim:
