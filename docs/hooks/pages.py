@@ -6,6 +6,7 @@ Their relative links, and those from `docs/` to them, are rewritten to where the
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -15,6 +16,16 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[2]
 BORROWED = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 RESULTS = "benchmarks/results/"
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Lay the three folders out as the one package that they are installed as, for the reference, which reads files."""
+    package = ROOT / "build" / "package" / "aurep"
+    shutil.rmtree(package, ignore_errors=True)
+    shutil.copytree(ROOT / "toolkit", package)
+    for part in ("exporters", "validators"):
+        shutil.copytree(ROOT / part, package / part)
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
