@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import chdir
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from aurep.errors import AurepError
 from aurep.frameworks import FRAMEWORKS, FixedPoint, Framework
@@ -22,6 +25,7 @@ from aurep.validators.checks import accuracy
 from aurep.validators.checks.accuracy import Bounds, Decided, Reference, check_accuracy, reference_of
 from aurep.validators.checks.count import activations, check_count, read_budget
 from aurep.validators.checks.fixed_point import check_fixed_point
+from aurep.validators.checks.inputs import drawn
 from aurep.validators.checks.localise import check_localise
 from aurep.validators.checks.parity import check_parity
 from aurep.validators.checks.ranges import check_range
@@ -77,6 +81,11 @@ class _Work:
     def form(self) -> FixedPoint | None:
         """The fixed point to hold the file against: what was given, or the target's."""
         return self.fixed_point or (self.framework.fixed_point if self.framework is not None else None)
+
+    @cached_property
+    def drawn(self) -> NDArray[Any]:
+        """Inputs that whoever wrote the file could not choose."""
+        return drawn(self.model, self.metadata.input if self.metadata is not None else None)
 
     @property
     def input(self) -> InputClaim:
@@ -174,7 +183,7 @@ def _run_checks(
 def _check_rounding(work: _Work, session: Session, stored: Samples | None) -> None:
     """Listed only where it fails."""
     with stage("while disturbing the graph's numbers"):
-        check = check_rounding(work.model, stored, session.provider)
+        check = check_rounding(work.model, stored, work.drawn, session.provider)
     work.checks.extend([check] if check is not None else [])
 
 
@@ -191,7 +200,10 @@ def _check_samples(
         return
     say("while comparing logits")
     again = (lambda x: eager_logits(run, x)) if run is not None else None
-    check = check_parity(work.model, session, samples, eager if stored is not None else None, again)
+    own = work.drawn
+    if run is not None and stored is not None:
+        own = np.concatenate([own, run.samples(SAMPLES)[0]])
+    check = check_parity(work.model, session, samples, eager if stored is not None else None, again, own)
     work.checks.append(check)
     if not check.passed and recovered:
         say("while looking for the site that differs")

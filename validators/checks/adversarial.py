@@ -66,12 +66,12 @@ def _at_kink(model: onnx.ModelProto, node: onnx.NodeProto, samples: Inputs, prov
     return low
 
 
-def allowed_error(session: Session, inputs: Inputs) -> Iterator[float]:
+def allowed_error(session: Session, inputs: Inputs, spread: NDArray[np.float64]) -> Iterator[float]:
     """Per image, the scaled error that rounding may make: far from real images a network may be ill-conditioned, which
     shows in how far its own logits move when the input moves by `DISTURBANCE`."""
     draw = np.random.default_rng(0).uniform(-DISTURBANCE, DISTURBANCE, inputs.shape)
     logits, moved = session.run(inputs), session.run((inputs * (1 + draw)).astype(np.float32))
     for one, other in zip(logits, moved, strict=True):
-        scale = float(np.abs(one).max(initial=0))
-        movement = float(np.abs(other - one).max(initial=0)) / scale if scale else 0.0
+        scale = np.maximum(spread, np.ptp(one) / 2)  # as the error is measured
+        movement = float((np.abs(other - one).reshape(-1) / np.maximum(scale, 1e-30)).max(initial=0))
         yield max(PARITY_SCALED, CONDITION_FACTOR * movement)

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from aurep.validators.checks.adversarial import adversarial_inputs, allowed_error
-from aurep.validators.checks.tolerances import PARITY_SCALED, PARITY_TIE
+from aurep.validators.checks.tolerances import LOGIT_ROUNDING, PARITY_SCALED, PARITY_TIE
 from aurep.validators.files.samples import Samples
 from aurep.validators.graph.batch import fixed_batch
 from aurep.validators.report import Check
 from aurep.validators.session import CannotRunError, Session
 from aurep.validators.stages import stage
 
-REFERENCE_IMAGES = 2  # the reference evaluator is numpy: seconds an image for a large network
+REFERENCE_IMAGES = 2  # of each kind: the reference evaluator is numpy: seconds an image for a large network
 REFERENCE_ODD = 3  # and of inputs that are no images
 Logits = NDArray[np.float32]
 Eager = Callable[[NDArray[np.float32]], Logits]
@@ -31,7 +31,7 @@ class Difference:
 
     Attributes:
         maximum: largest absolute error.
-        scaled: that over the largest expected logit.
+        scaled: largest error of a class over its own spread (see `spread_of`).
         agreeing: images of the same top-1 class, ties (see `PARITY_TIE`) included.
     """
 
@@ -45,42 +45,82 @@ class Difference:
         return self.scaled <= PARITY_SCALED and self.agreeing == self.images
 
 
-def difference(found: Logits, expected: Logits) -> Difference:
-    """An error is infinite where shapes differ or a value is not finite, and none where there are no values."""
+def spread_of(logits: Logits) -> NDArray[np.float64]:
+    """(classes,): half of what each class's logit moves over images; of one image alone, half of what its logits do.
+
+    A class whose logit is huge, or has a huge constant, hides no error of the others.
+    """
+    wide = logits.astype(np.float64).reshape(len(logits), -1)
+    with np.errstate(invalid="ignore"):  # what is not finite has failed already
+        if len(wide) > 1 or wide.shape[1] == 1:
+            return np.ptp(wide, axis=0) / 2 if len(wide) > 1 else np.abs(wide[0])
+        return np.full(wide.shape[1], np.ptp(wide) / 2)
+
+
+def difference(found: Logits, expected: Logits, spread: NDArray[np.float64] | None = None) -> Difference:
+    """An error is infinite where shapes differ or a value is not finite, and none where there are no values.
+
+    `spread`: of the classes, from more images than these; default: from `expected`.
+    """
     images = len(expected)
     if found.shape != expected.shape or not (np.isfinite(found).all() and np.isfinite(expected).all()):
         return Difference(np.inf, np.inf, 0, images)
     if not expected.size:
         return Difference(0.0, 0.0, images, images)
-    wide = expected.astype(np.float64)
-    maximum = float(np.abs(found - wide).max(initial=0))
-    scale = float(np.abs(wide).max(initial=0))
-    ordered = np.sort(wide.reshape(images, -1), axis=1)
-    margin = ordered[:, -1] - ordered[:, -2] if ordered.shape[1] > 1 else np.full(images, np.inf)
-    same = found.reshape(images, -1).argmax(1) == wide.reshape(images, -1).argmax(1)
-    agreeing = int((same | (margin <= PARITY_TIE * scale)).sum())
-    return Difference(maximum, maximum / scale if scale else maximum, agreeing, images)
+    wide, other = (logits.astype(np.float64).reshape(images, -1) for logits in (expected, found))
+    scale = spread_of(expected) if spread is None else spread
+    rounding = LOGIT_ROUNDING * np.abs(wide)
+    errors = np.abs(other - wide)
+    beyond = np.maximum(errors - rounding, 0).max(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scaled = np.where(beyond > 0, beyond / scale, 0)
+    agreeing = _agreeing(other, wide, PARITY_TIE * scale + rounding)
+    return Difference(float(errors.max()), float(scaled.max()), agreeing, images)
+
+
+def _agreeing(found: NDArray[np.float64], expected: NDArray[np.float64], tie: NDArray[np.float64]) -> int:
+    """Images whose top class of `found` is that of `expected`, or within `tie` (n, classes) of it there."""
+    rows = np.arange(len(expected))
+    top, chosen = expected.argmax(1), found.argmax(1)
+    behind = expected[rows, top] - expected[rows, chosen]
+    return int((behind <= np.maximum(tie[rows, top], tie[rows, chosen])).sum())
 
 
 def check_parity(
-    model: onnx.ModelProto, session: Session, samples: Samples, eager: Samples | None, run: Eager | None = None
+    model: onnx.ModelProto,
+    session: Session,
+    samples: Samples,
+    eager: Samples | None,
+    run: Eager | None = None,
+    own: NDArray[Any] | None = None,
 ) -> Check:
     """ONNX Runtime against the logits stored with the file, the eager model run afresh, and the ONNX reference.
+
+    So too on `own` inputs (n, ...), which whoever wrote the file did not choose; an error there is measured against
+    what the classes move there.
 
     And on inputs that no image is (`adversarial`), against the eager model `run`; without, a few of them against the
     reference.
     """
     found = session.run(samples.inputs)
-    results = {"the stored logits": difference(found, samples.logits)}
+    other = session.run(own) if own is not None else found[:0]
+    fits = found.shape[1:] == other.shape[1:]
+    spread = spread_of(np.concatenate([found, other]) if fits else found)
+    results = {"the stored logits": difference(found, samples.logits, spread)}
     if eager is not None:
-        results["the eager model"] = difference(found, eager.logits)
+        results["the eager model"] = difference(found, eager.logits, spread)
+    if own is not None and run is not None:
+        results["the eager model on other images"] = difference(other, run(own), spread_of(other))
     few = min(REFERENCE_IMAGES, len(found), fixed_batch(model) or REFERENCE_IMAGES)
     problem = ""
     try:
-        results["the ONNX reference"] = difference(found[:few], reference_logits(model, samples.inputs[:few]))
+        results["the ONNX reference"] = difference(found[:few], reference_logits(model, samples.inputs[:few]), spread)
+        if own is not None:
+            expected = reference_logits(model, own[:few])
+            results["the ONNX reference on drawn images"] = difference(other[:few], expected, spread_of(other))
     except CannotRunError as error:
         problem = str(error)
-    odd = _adversarial(model, session, samples.inputs, run)
+    odd = _adversarial(model, session, samples.inputs, run, spread)
     worst = max(results.values(), key=lambda result: result.scaled)
     hint = "; ".join(_sentence(name, result) for name, result in results.items())
     problem = " ".join(filter(None, (problem, *(o.problem for o in odd))))
@@ -107,17 +147,19 @@ class _Odd:
     problem: str = ""
 
 
-def _adversarial(model: onnx.ModelProto, session: Session, inputs: Logits, run: Eager | None) -> list[_Odd]:
+def _adversarial(
+    model: onnx.ModelProto, session: Session, inputs: Logits, run: Eager | None, spread: NDArray[np.float64]
+) -> list[_Odd]:
     found = []
     try:
         made = adversarial_inputs(model, inputs, session.provider)
         some = list(made.items()) if run is not None else list(made.items())[:REFERENCE_ODD]
-        allowed = list(allowed_error(session, np.concatenate([image for _, image in some])))
+        allowed = list(allowed_error(session, np.concatenate([image for _, image in some]), spread))
         for (name, image), least in zip(some, allowed, strict=True):
             expected = run(image) if run is not None else reference_logits(model, image)
             if not np.isfinite(expected).all():
                 continue  # beyond what fp32 holds there is nothing to agree on
-            needed = difference(session.run(image), expected).scaled
+            needed = difference(session.run(image), expected, np.maximum(spread, spread_of(expected))).scaled
             problem = f"On {name} the scaled error is {needed:.1e}, allowed {least:.1e}." if needed > least else ""
             found.append(_Odd(name, needed, problem))
     except CannotRunError:

@@ -20,14 +20,14 @@ from onnx import TensorProto, helper, inliner, numpy_helper
 
 from aurep.errors import AurepError
 from aurep.operators import operators
-from aurep.validators.checks.parity import difference
+from aurep.validators.checks.inputs import IMAGES
+from aurep.validators.checks.parity import difference, spread_of
 from aurep.validators.checks.tolerances import DISTURBANCE, NEGLIGIBLE, ROUNDING_SCALED
 from aurep.validators.files.samples import Samples
-from aurep.validators.graph.batch import fixed_batch, model_inputs, walk_once
+from aurep.validators.graph.batch import walk_once
 from aurep.validators.report import Check
 from aurep.validators.session import CannotRunError, Session
 
-IMAGES = 8
 _KINDS = (TensorProto.FLOAT, TensorProto.DOUBLE)  # arithmetic in narrower floats is counted as it is
 _DISTURBED = operators(
     "Add Sub Mul Div Neg Sum Mean MatMul Gemm Conv ConvTranspose Einsum BatchNormalization AveragePool "
@@ -36,24 +36,28 @@ _DISTURBED = operators(
 _FIRST_ONLY = operators("Pow Resize Cast ReduceSum ReduceMean ReduceSumSquare ReduceProd CumSum")
 
 
-def check_rounding(model: onnx.ModelProto, samples: Samples | None, provider: str) -> Check | None:
-    """The failed check where the logits depend on rounding, on samples or on images drawn at random; else None."""
-    inputs = samples.inputs[:IMAGES] if samples is not None else _drawn(model)
+def check_rounding(model: onnx.ModelProto, samples: Samples | None, own: NDArray[Any], provider: str) -> Check | None:
+    """The failed check where the logits depend on rounding, on `own` images or on samples of the file; else None."""
     allowed = f"<= {ROUNDING_SCALED}"
+    kinds = [own] if samples is None else [own, samples.inputs[:IMAGES]]
     try:
-        plain = Session(model, provider).run(inputs)
-        found = Session(disturbed(model), provider).run(inputs)
+        before, after = Session(model, provider), Session(disturbed(model), provider)
+        plain = [before.run(inputs) for inputs in kinds]
+        found = [after.run(inputs) for inputs in kinds]
     except CannotRunError as error:
         return Check("rounding", "does not run", allowed, False, str(error))
-    result = difference(found, plain)
-    if result.scaled <= ROUNDING_SCALED:
+    fits = all(logits.shape[1:] == plain[0].shape[1:] for logits in plain)
+    spreads = [spread_of(plain[0]), spread_of(np.concatenate(plain) if fits else plain[-1])]
+    results = [difference(*logits) for logits in zip(found, plain, spreads, strict=False)]
+    worst = max(result.scaled for result in results)
+    if worst <= ROUNDING_SCALED:
         return None
     hint = (
-        f"Disturbing all values by {DISTURBANCE:.0e} of themselves moves the logits by {result.scaled:.2g} of the "
-        "largest, so the graph computes with rounding errors, which can stand in for comparisons that nobody counted; "
+        f"Disturbing all values by {DISTURBANCE:.0e} of themselves moves a logit by {worst:.2g} of what images move "
+        "it, so the graph computes with rounding errors, which can stand in for comparisons that nobody counted; "
         "export the model again."
     )
-    return Check("rounding", f"{result.scaled:.1e}", allowed, False, hint)
+    return Check("rounding", f"{worst:.1e}", allowed, False, hint)
 
 
 def disturbed(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -107,12 +111,3 @@ def _noise(
 
 def _uniform(source: str, target: str, kind: int, low: float, high: float, seed: float) -> onnx.NodeProto:
     return helper.make_node("RandomUniformLike", [source], [target], dtype=kind, low=low, high=high, seed=float(seed))
-
-
-def _drawn(model: onnx.ModelProto) -> NDArray[Any]:
-    """Images of a normal distribution, as normalised pixels have, or of integers."""
-    declared = model_inputs(model)[0].type.tensor_type
-    shape = (fixed_batch(model) or IMAGES, *(dim.dim_value for dim in declared.shape.dim[1:]))
-    rng, dtype = np.random.default_rng(secrets.randbits(64)), helper.tensor_dtype_to_np_dtype(declared.elem_type)
-    floats = np.issubdtype(dtype, np.floating)
-    return (rng.normal(size=shape) if floats else rng.integers(0, 128, shape)).astype(dtype)

@@ -1,9 +1,12 @@
 """Every tolerance of the checks, each with its reason."""
 
-# Largest logit error over the largest logit. fp32 sums in another order stay below 1e-5 through fifty layers; one wrong
-# mask element or a coefficient off in its third digit shows above 1e-3.
+# Largest error of a class's logit over half of what it moves between images. fp32 sums in another order stay below 1e-5
+# through fifty layers; one wrong mask element or a coefficient off in its third digit shows above 1e-3.
 PARITY_SCALED = 1e-4
-# Images whose best two logits lie closer than this share of the largest logit may fall either way.
+# What no comparison of two logits can tell: sixteen roundings of fp32 of the logit itself. They count for nothing, as a
+# class may hardly move.
+LOGIT_ROUNDING = 2.0**-20
+# Images whose best two logits lie closer than this share of their classes' spread may fall either way.
 PARITY_TIE = 2 * PARITY_SCALED
 # Accuracy points between the measured and the claimed test accuracy: a few ties in ten thousand images.
 ACCURACY_POINTS = 0.1
@@ -15,8 +18,8 @@ FIXED_POINT_AGREEMENT = 0.98
 DISTURBANCE = 2.0**-18
 # And the values that count as none at all: far above the smallest numbers of fp32 (1e-38), whose rounding is coarse.
 NEGLIGIBLE = 1e-30
-# Largest movement of a logit, over the largest logit, under that disturbance. Networks of fifty layers stay below 1e-3;
-# a step made of rounding moves by dozens of its own height.
+# Largest movement of a logit, over its class's spread, under that disturbance. Networks of fifty layers stay below
+# 1e-3; a step made of rounding moves by dozens of its own height.
 ROUNDING_SCALED = 0.05
 # A claimed polynomial error is rounded to five digits, and made of bounds that were.
 RANGE_ROUNDING = 1e-3

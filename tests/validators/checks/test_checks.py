@@ -270,3 +270,50 @@ def test_localise_names_the_first_site_that_differs(bundle: Path) -> None:
     sites = recover_sites(model)
     inputs = np.ones((2, *graphs.SHAPE), np.float32)
     assert check_localise(model, sites, inputs).measured == "after the last site"
+
+
+def with_huge_logit(model: onnx.ModelProto) -> None:
+    """A constant of a million in front of class 0, whatever the image."""
+    graphs.add_initializers(model, much=np.array([1e6, 0, 0, 0, 0], np.float32))
+    next(node for node in model.graph.node if node.name == "head").output[0] = "free"
+    model.graph.node.append(onnx.helper.make_node("Add", ["free", "much"], ["y"], name="much"))
+
+
+def stored_logits(folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    stored = dict(np.load(folder / "samples.npz"))
+    stored["logits"] = change(stored["logits"]).astype(np.float32)
+    np.savez(folder / "samples.npz", **stored)
+
+
+def test_one_huge_logit_hides_no_error_of_the_others(bundle: Path) -> None:
+    graphs.tamper(bundle, with_huge_logit)
+    stored_logits(bundle, lambda a: a + np.array([1e6, 0, 0, 0, 0]))
+    assert "parity" not in failed(validate(bundle))
+    stored_logits(bundle, lambda a: a * np.array([1, 1.001, 1, 1, 1]))
+    assert "parity" in failed(validate(bundle))
+
+
+def test_one_huge_logit_hides_no_rounding(tmp_path: Path) -> None:
+    step = """d = Constant<value_float = 1e-8>() o = Constant<value_float = 1.0>() u = Constant<value_float = 1e8>()
+        t = Mul(x, d) a = Add(t, o) b = Sub(a, o) s = Mul(b, u) v = Mul(s, x) f = Flatten(v)
+        g = Constant<value_floats = [1e9]>() z = Constant<value_float = 0.0>() p = Mul(x, z) q = Flatten(p)
+        i = Constant<value_ints = [0]>() w = Gather<axis = 1>(q, i) k = Add(w, g) y = Concat<axis = 1>(f, k)"""
+    report = validate(graphs.save(graphs.body(step, out="N, 145"), tmp_path / "m.onnx"), budget=10**6)
+    assert "rounding" in failed(report)
+
+
+def test_samples_that_show_nothing_are_not_all_that_is_looked_at(tmp_path: Path) -> None:
+    """On images of zeros a step made of rounding stands still."""
+    made = graphs.hybrid()
+    lines = """["step/d"] d = Mul(x, tiny) ["step/a"] a = Add(d, one) ["step/b"] b = Sub(a, one)
+        ["step/s"] w = Mul(b, huge)"""
+    extra = graphs.body(f"{lines} y = Mul(w, w)").graph.node
+    conv = next(node for node in made.model.graph.node if node.name == "conv")
+    conv.input[0] = "w"
+    for index, node in enumerate(list(extra)[:4]):
+        made.model.graph.node.insert(index, node)
+    graphs.add_initializers(made.model, tiny=np.float32([1e-8]), one=np.float32([1]), huge=np.float32([1e8]))
+    folder = graphs.bundle(tmp_path / "b", made, graphs.claim(made))
+    zeros = np.zeros((6, *graphs.SHAPE), np.float32)
+    np.savez(folder / "samples.npz", inputs=zeros, logits=graphs.reference(made.model, zeros), labels=np.zeros(6, int))
+    assert "rounding" in failed(validate(folder))
