@@ -46,4 +46,5 @@ def _images(rng: np.random.Generator, shape: tuple[int, ...], claim: InputClaim 
     low, high = claim.range
     pixels = low + (high - low) * np.clip(_MEAN + _DEVIATION * fields, 0, 1)
     columns_of = (-1, 1, 1)
-    return (pixels - np.reshape(claim.mean, columns_of)) / np.reshape(claim.std, columns_of)
+    normalised: NDArray[np.float64] = (pixels - np.reshape(claim.mean, columns_of)) / np.reshape(claim.std, columns_of)
+    return normalised

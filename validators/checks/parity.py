@@ -52,9 +52,10 @@ def spread_of(logits: Logits) -> NDArray[np.float64]:
     """
     wide = logits.astype(np.float64).reshape(len(logits), -1)
     with np.errstate(invalid="ignore"):  # what is not finite has failed already
-        if len(wide) > 1 or wide.shape[1] == 1:
-            return np.ptp(wide, axis=0) / 2 if len(wide) > 1 else np.abs(wide[0])
-        return np.full(wide.shape[1], np.ptp(wide) / 2)
+        moved: NDArray[np.float64] = np.ptp(wide, axis=0) / 2
+        if len(wide) == 1:
+            moved = np.abs(wide[0]) if wide.shape[1] == 1 else np.full(wide.shape[1], np.ptp(wide) / 2)
+    return moved
 
 
 def difference(found: Logits, expected: Logits, spread: NDArray[np.float64] | None = None) -> Difference:
