@@ -12,6 +12,7 @@ from aurep.data.augment import Augment, Draws, augment_batch, draw
 from aurep.data.transforms import mix, seeded
 from aurep.errors import AurepError
 
+_SOME = 2**15 - 1  # numbers that fit a core's cache, and fewer than torch would split among threads
 _MIX = 1  # tells random numbers of a step from those of an image
 
 
@@ -89,30 +90,50 @@ class Finish:
     def __init__(
         self,
         plan: Plan,
+        augment: Augment | None,
         mean: Sequence[float],
         std: Sequence[float],
         num_classes: int,
         device: torch.device,
         memory_format: torch.memory_format,
     ) -> None:
-        self._plan, self._num_classes, self._memory_format = plan, num_classes, memory_format
+        self._plan, self._augment, self._num_classes, self._memory_format = plan, augment, num_classes, memory_format
         self._mean = torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1)
         self._std = torch.tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1)
 
     def __call__(self, pixels: Tensor, y: Tensor, draws: Draws, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """uint8 (B, C, H, W) and labels (B,) -> float32 x and y, which is (B, num_classes) where images are mixed."""
-        x, keep = augment_batch(pixels, self._plan.augment, draws)
-        # In the order of ImageData.normalise, so that both give the same bits.
-        x = x.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        x, keep = augment_batch(pixels, self._augment, draws)
+        x = self._normalised(x)
         if keep is not None:
             x *= keep
         if self._plan.mixes:
-            assert self._plan.augment is not None
+            assert self._augment is not None
             with seeded(self._plan.seed, epoch, _MIX, step):
-                x, y = mix(x, y, self._plan.augment, self._num_classes)
+                x, y = mix(x, y, self._augment, self._num_classes)
             if self._plan.world_size > 1:
                 x, y = x[1:], y[1:]
         return x.contiguous(memory_format=self._memory_format), y
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        """Always in the order of ImageData.normalise, so that all give the same bits."""
+        if x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last):
+            return self._normalised_by_rows(x)
+        return x.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+
+    def _normalised_by_rows(self, x: Tensor) -> Tensor:
+        """The same, some rows of pixels at a time, so that what one step wrote is in the cache for the next.
+
+        By one thread: where workers keep all cores busy, several would mostly wait for one another.
+        """
+        channels, width = x.shape[1], x.shape[3]
+        result = torch.empty_like(x, dtype=torch.float32)
+        rows, out = (each.permute(0, 2, 3, 1).view(-1, width * channels) for each in (x, result))
+        mean, std = (each.flatten().repeat(width) for each in (self._mean, self._std))
+        some = max(1, _SOME // (width * channels))
+        for source, target in zip(rows.split(some), out.split(some), strict=True):
+            target.copy_(source).div_(255).sub_(mean).div_(std)
+        return result
 
 
 def check_padding(augment: Augment | None, height: int, width: int) -> None:

@@ -66,9 +66,11 @@ def survey(stores: Sequence[Store], resize: Resize) -> tuple[Resize, int]:
 
 def converted(store: Store, number: int, channels: int) -> Image:
     """Image `number` at its own size, greyscale or RGB. Raises AurepError where it is damaged."""
-    with store.opened(number) as image:
+    with store.opened(number) as image:  # closes the file, not what was decoded from it
         try:
-            return image.convert("L" if channels == 1 else "RGB")
+            image.load()
+            mode = "L" if channels == 1 else "RGB"
+            return image if image.mode == mode else image.convert(mode)  # which copies also what it leaves as it is
         except (OSError, ValueError, SyntaxError) as error:
             raise AurepError(f"the image {store.name(number)} is damaged ({error}); replace or remove it.") from error
 

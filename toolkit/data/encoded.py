@@ -52,6 +52,12 @@ class Files:
         return self._text[start : self._ends[number]].tobytes()
 
 
+def pixels_of(image: Image) -> Pixels:
+    """uint8 (C, H, W)."""
+    pixels: NDArray[Any] = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
 @dataclass(frozen=True, eq=False)
 class EncodedImages:
     """Reads like a uint8 array (N, C, H, W), decoding what is read.
@@ -94,8 +100,7 @@ class EncodedImages:
         Raises:
             AurepError: it is no image, is damaged, or has more than eight bits per channel.
         """
-        pixels: NDArray[Any] = np.asarray(self.resize(self.original(position)))
-        return pixels[None] if self.channels == 1 else pixels.transpose(2, 0, 1)
+        return pixels_of(self.resize(self.original(position)))
 
     def __getitem__(self, chosen: slice | NDArray[np.int64]) -> Pixels:
         """Pixels of the chosen ones. Raises AurepError as `decode` does."""

@@ -96,7 +96,7 @@ class DeviceLoader:
         pixels = torch.from_numpy(np.require(images, requirements="W")) if isinstance(images, np.ndarray) else images
         self._images = pixels.to(_storage(pixels, self.device))
         self._labels = torch.as_tensor(labels).to(self.device, torch.int64)
-        self._finish = Finish(self._plan, mean, std, num_classes, self.device, memory_format)
+        self._finish = Finish(self._plan, self._plan.augment, mean, std, num_classes, self.device, memory_format)
 
     @classmethod
     def for_split(cls, data: ImageData, split: str, **options: Any) -> DeviceLoader:

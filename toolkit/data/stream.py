@@ -11,16 +11,18 @@ import os
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from aurep.data.augment import Draws
 from aurep.data.batches import Finish, Plan, check_padding
-from aurep.data.encoded import EncodedImages
+from aurep.data.encoded import EncodedImages, pixels_of
 from aurep.data.images import ImageData, Images, Pixels
 from aurep.data.transforms import ImageTransform, seeded
 from aurep.errors import AurepError
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 _IMAGE = 0  # tells random numbers of an image from those of a step
 
-Request = tuple[int, NDArray[np.int64]]  # epoch, images
+Request = tuple[int, NDArray[np.int64], NDArray[np.bool_]]  # epoch, images, whether each is mirrored
 
 
 class StreamLoader:
@@ -75,7 +77,10 @@ class StreamLoader:
         cropped = augment is not None and augment.resized_crop is not None
         self._fetch = _Fetch(images, transform, cropped, self._plan.seed)
         self._labels = torch.from_numpy(np.asarray(labels, np.int64))
-        self._finish = Finish(self._plan, mean, std, num_classes, self.device, memory_format)
+        # Workers mirror for nothing; but out of a padded image the window is cut first.
+        self._mirrors = augment is not None and augment.flip and not augment.pad
+        left = replace(augment, flip=False) if augment is not None and self._mirrors else augment
+        self._finish = Finish(self._plan, left, mean, std, num_classes, self.device, memory_format)
         self._workers = _cores() if workers is None else workers
 
     @classmethod
@@ -97,11 +102,15 @@ class StreamLoader:
         """This rank's part of every batch of `epoch`, from `start_step` on."""
         draws = self._plan.draws(epoch)
         steps = range(start_step, len(self))
-        requests = [(epoch, draws[self._plan.positions(step)].order.numpy()) for step in steps]
+        requests = [self._request(epoch, draws[self._plan.positions(step)]) for step in steps]
         for step, pixels in zip(steps, _on_device(self._fetched(requests), self.device), strict=True):
             drawn = draws[self._plan.positions(step)]
             y = self._labels[drawn.order].to(self.device, non_blocking=True)
             yield self._finish(pixels, y, drawn.to(self.device), epoch, step)
+
+    def _request(self, epoch: int, draws: Draws) -> Request:
+        order = draws.order.numpy()
+        return epoch, order, draws.flip.numpy() if self._mirrors else np.zeros(len(order), bool)
 
     def _fetched(self, requests: Sequence[Request]) -> Iterator[Tensor]:
         batches = DataLoader(
@@ -132,14 +141,16 @@ class _Fetch(Dataset[Tensor]):
 
     def __getitem__(self, request: Request) -> Tensor | AurepError:  # type: ignore[override]  # as DataLoader has it
         """uint8 (B, C, H, W), or the error, which would otherwise arrive as a text with the worker's traceback."""
-        epoch, chosen = request
-        batch = np.empty((len(chosen), *self._images.shape[1:]), np.uint8)
+        epoch, chosen, mirrored = request
+        batch = []
         try:
-            for row, image in zip(batch, chosen.tolist(), strict=True):
-                row[:] = self._pixels(epoch, image)
+            for image, mirror in zip(chosen.tolist(), mirrored.tolist(), strict=True):
+                rows = self._pixels(epoch, image).transpose(1, 2, 0)
+                batch.append(torch.from_numpy(np.array(rows[:, ::-1] if mirror else rows, order="C")))
         except AurepError as error:
             return error
-        return torch.from_numpy(batch)
+        stacked: Tensor = default_collate(batch)  # in memory that the parent shares
+        return stacked.permute(0, 3, 1, 2)
 
     def _pixels(self, epoch: int, image: int) -> Pixels:
         if self._transform is None:
@@ -149,7 +160,7 @@ class _Fetch(Dataset[Tensor]):
         else:
             start = _as_image(self._decoded(image))
         with seeded(self._seed, epoch, _IMAGE, image):
-            return self._transform(start)
+            return pixels_of(self._transform(start))
 
     def _decoded(self, image: int) -> Pixels:
         images = self._images

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from aurep.data.augment import Augment
-from aurep.data.images import Pixels
 from aurep.data.resize import Interpolation
 from aurep.errors import AurepError
 from aurep.torchvision import import_torchvision
@@ -28,6 +27,7 @@ class ImageTransform:
     """
 
     def __init__(self, augment: Augment, size: tuple[int, int], interpolation: Interpolation) -> None:
+        self._given = augment, size, interpolation
         v2, self._steps = _transforms(), []
         modes = import_torchvision("torchvision.transforms").InterpolationMode
         if augment.resized_crop is not None:
@@ -37,13 +37,17 @@ class ImageTransform:
             operations, strength = augment.randaugment
             self._steps.append(v2.RandAugment(operations, strength, interpolation=modes.BILINEAR))
 
-    def __call__(self, image: Image) -> Pixels:
-        """uint8 (C, H, W), by torch's random numbers."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew where it arrives: there, too, torchvision has to be imported with care."""
+        return ImageTransform, self._given
+
+    def __call__(self, image: Image) -> Image:
+        """`image` changed by torch's random numbers."""
         changed: Any = image
         for step in self._steps:
             changed = step(changed)
-        pixels = np.asarray(changed)
-        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        result: Image = changed
+        return result
 
 
 def mix(x: Tensor, y: Tensor, augment: Augment, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -46,6 +46,7 @@ class SaliencyScores:
         self.sites, self.decay = sites, decay
         self.values = [torch.zeros_like(site.alpha, requires_grad=False) for site in sites]
         self._terms: dict[int, tuple[Tensor, Tensor]] = {}
+        self._images: dict[int, int] = {}  # that the terms are of
         self._probe = torch.zeros((), device=sites[0].alpha.device, requires_grad=True)
         self._hooks = [
             site.register_forward_hook(lambda m, args, y, k=k: self._follow(k, m, args[0], y))
@@ -66,7 +67,12 @@ class SaliencyScores:
         x, site = x.to(self.values[k].dtype), self.sites[k]
         change = gradient.to(x.dtype) * (x.relu() - site.polynomial(x))
         second = change.square().sum(0) * (len(x) / 2)
-        self._terms[k] = (change.sum(0), torch.where(site.mask, second, -second))
+        first, second, images = change.sum(0), torch.where(site.mask, second, -second), len(x)
+        if k in self._terms:  # a batch in parts: N is the images of all of them
+            before, seen = self._terms[k], self._images[k]
+            first, images = before[0] + first, seen + images
+            second = (before[1] / seen + second / len(x)) * images
+        self._terms[k], self._images[k] = (first, second), images
 
     @torch.no_grad()
     def update(self) -> None:

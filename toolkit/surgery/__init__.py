@@ -1,12 +1,13 @@
 """Rewriting networks through torch.fx: hybrid activations at activation calls, and what is done to such a network.
 
-`preparation` puts the sites in, `sites` works with them; `slimming` makes narrower networks of one, `fusion` and
-`norms` the network that is trained in its place.
+`preparation` puts the sites in, `sites` works with them; `slimming` makes narrower networks of one, `fusion`, `norms`
+and `recompute` the network that is trained in its place.
 """
 
 from aurep.surgery.fusion import fuse
 from aurep.surgery.norms import sync_norms
 from aurep.surgery.preparation import prepare, tap_activations
+from aurep.surgery.recompute import recomputed
 from aurep.surgery.sites import (
     fit_polynomials,
     hybrid_sites,
@@ -28,6 +29,7 @@ __all__ = [
     "normalise_like",
     "normalise_polynomials",
     "prepare",
+    "recomputed",
     "relu_sites",
     "set_mask",
     "sync_norms",

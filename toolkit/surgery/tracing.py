@@ -69,7 +69,7 @@ def replace_nodes(
         ShapeProp(module).propagate(*inputs)
     used: set[str] = set()
     calls = [(node, kind_of(node, module, kinds)) for node in module.graph.nodes]
-    rectifies = {node for node, kind in calls if kind is not None and _in_place(node, module)}
+    rectifies = {node for node, kind in calls if kind is not None and is_in_place(node, module)}
     for node, kind in calls:  # classified beforehand: a site takes its module's place, and other calls look there
         if kind is not None:
             _put_site(node, kind, module, used, make, node in rectifies)
@@ -112,7 +112,8 @@ def _put_site(
     node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
 
 
-def _in_place(node: fx.Node, module: nn.Module) -> bool:
+def is_in_place(node: fx.Node, module: nn.Module) -> bool:
+    """Whether an activation's call overwrites its input."""
     if node.op == "call_module":
         return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
     if node.op == "call_method":

@@ -7,10 +7,10 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from aurep.data.augment import Augment
 from aurep.data.load import Stream
@@ -106,7 +106,15 @@ class TrainConfig(_Section):
     checkpoint_minutes: Weight = 10.0  # also at every epoch's end, and on SIGTERM
     kernels: Choice = "auto"  # of the hybrid activation: "compiled" builds C++ ones for the CPU
     fuse: bool = False  # batch norm, residual sum and activation in one: saves no more than a plain network
+    accumulate: int = Field(default=1, ge=1)  # parts that a batch is computed in, one after the other, to fit in memory
+    checkpoint_activations: bool = False  # compute activations twice instead of keeping them
     compile: Literal["no", "default", "reduce-overhead"] = "no"  # torch.compile; the last with CUDA graphs
+
+    @model_validator(mode="after")
+    def _one_rewriting(self) -> Self:
+        if self.checkpoint_activations and self.compile != "no":
+            raise ValueError("train.checkpoint_activations and train.compile exclude each other")
+        return self
 
 
 class PhaseConfig(_Section):

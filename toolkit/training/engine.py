@@ -169,7 +169,7 @@ class Engine:
             set_learning_rate(work.optimizer, phase.config, done, steps)
             for site in sites:
                 site.running = min(1.0, done / steps / phase.running_by) if phase.running_by else 0.0
-            totals += train_step(self.fabric, phase, work.model, work.optimizer, x, y)
+            totals += train_step(self.fabric, phase, work.model, work.optimizer, x, y, self.options.accumulate)
             work.outcome.follow()
             if phase.policy and work.moves:
                 phase.policy.after_step((done + 1) / steps)

@@ -121,21 +121,23 @@ class RangePenalty:
 
     def __init__(self, sites: Sequence[HybridActivation], weight: float, limit: float) -> None:
         self.weight, self.limit = weight, limit
-        self._excesses: list[Tensor] = []
-        self._hooks = [site.register_forward_pre_hook(self._see) for site in sites]
+        self._excesses: dict[int, Tensor] = {}  # by site: a checkpointed one runs twice
+        self._hooks = [
+            site.register_forward_pre_hook(lambda m, args, k=k: self._see(k, m, args[0]))
+            for k, site in enumerate(sites)
+        ]
 
-    def _see(self, site: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _see(self, k: int, site: nn.Module, x: Tensor) -> None:
         if site.training:
             assert isinstance(site, HybridActivation)
-            x = inputs[0][: -(-len(inputs[0]) // _IMAGES_SHARE)]
+            x = x[: -(-len(x) // _IMAGES_SHARE)]
             statistics = power_statistics(x.detach(), 1) if site.statistics is None else site.statistics
             mean, variance = statistics[0], statistics[1]
             inverse = torch.rsqrt(variance + _LEAST_VARIANCE)
-            excess: Tensor = _Excess.apply(x, mean, inverse, self.limit)  # type: ignore[no-untyped-call]  # torch's
-            self._excesses.append(excess)
+            self._excesses[k] = _Excess.apply(x, mean, inverse, self.limit)  # type: ignore[no-untyped-call]  # torch's
 
     def __call__(self) -> Tensor:
-        value = self.weight * torch.stack(self._excesses).sum()
+        value = self.weight * torch.stack([self._excesses[k] for k in sorted(self._excesses)]).sum()
         self._excesses.clear()
         return value
 

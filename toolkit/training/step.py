@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aurep.surgery import fuse, hybrid_sites, sync_norms
+from aurep.surgery import fuse, hybrid_sites, recomputed, sync_norms
 from aurep.training.config import StudentConfig, TrainConfig
 from aurep.training.losses import distillation
 from aurep.training.phase import Phase
@@ -22,23 +22,27 @@ def runner(model: nn.Module, options: TrainConfig, ranks: int) -> nn.Module:
         model = fuse(model)
     if ranks > 1:
         model = sync_norms(model)
+    if options.checkpoint_activations:
+        model = recomputed(model)
     if options.compile != "no":
         return cast(nn.Module, torch.compile(model, mode=options.compile))
     return model
 
 
-def train_step(fabric: Fabric, phase: Phase, model: nn.Module, optimizer: Any, x: Tensor, y: Tensor) -> Tensor:
-    """Run `model` (the phase's, or what runs in its place) on a batch, and step.
+def train_step(
+    fabric: Fabric, phase: Phase, model: nn.Module, optimizer: Any, x: Tensor, y: Tensor, parts: int = 1
+) -> Tensor:
+    """Run `model` (the phase's, or what runs in its place) on a batch, in `parts` whose gradients add up, and step.
 
     Returns:
         (loss * n, correct, n), on the device.
     """
-    logits = model(x)
-    with fabric.autocast():
-        others = [narrow(x) for narrow in phase.narrower]
-    loss = _loss(fabric, phase, [logits, *others], x, y)
     optimizer.zero_grad()
-    fabric.backward(loss)
+    pieces = list(zip(x.chunk(parts), y.chunk(parts), strict=True))
+    totals = []
+    for number, (some_x, some_y) in enumerate(pieces, start=1):
+        with fabric.no_backward_sync(cast(Any, model), enabled=number < len(pieces)):
+            totals.append(_gradients(fabric, phase, model, some_x, some_y, len(some_x) / len(x)))
     sites = hybrid_sites(phase.model)
     if phase.config.clip_norm:
         indicators = {id(site.alpha) for site in sites}
@@ -47,6 +51,16 @@ def train_step(fabric: Fabric, phase: Phase, model: nn.Module, optimizer: Any, x
     optimizer.step()
     for site in sites:
         site.follow()
+    return torch.stack(totals).sum(0)
+
+
+def _gradients(fabric: Fabric, phase: Phase, model: nn.Module, x: Tensor, y: Tensor, share: float) -> Tensor:
+    """Add the gradients of (x, y), which is `share` of the step's batch. Returns (loss * n, correct, n)."""
+    logits = model(x)
+    with fabric.autocast():
+        others = [narrow(x) for narrow in phase.narrower]
+    loss = _loss(fabric, phase, [logits, *others], x, y)
+    fabric.backward(loss if share == 1 else loss * share)
     correct = (logits.detach().argmax(1) == (y.argmax(1) if y.dim() == 2 else y)).sum().double()  # y may be mixed
     return torch.stack([loss.detach().double() * len(y), correct, torch.full_like(correct, len(y))])
 

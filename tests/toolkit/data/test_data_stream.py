@@ -167,6 +167,32 @@ def test_loading_takes_no_random_number_from_the_training(folder: Path, torchvis
         assert torch.equal(torch.rand(3), expected)
 
 
+SPAWNED = """
+import multiprocessing, sys
+import torch
+from tests.toolkit.data.test_data_stream import EVERYTHING, load, train_loader
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    for cache in (None, sys.argv[2]):
+        data = load(sys.argv[1], stream="yes", cache=cache)
+        for (x, y), (other_x, other_y) in zip(
+            train_loader(data, augment=EVERYTHING, workers=0).epoch(0, 3),
+            train_loader(data, augment=EVERYTHING, workers=1).epoch(0, 3),
+            strict=True,
+        ):
+            assert torch.equal(x, other_x) and torch.equal(y, other_y)
+"""
+
+
+def test_workers_may_be_spawned(folder: Path, torchvision: Any, tmp_path: Path) -> None:
+    """As they are on other systems than Linux, and everywhere from Python 3.14 on: all they need is handed to them."""
+    (tmp_path / "script.py").write_text(SPAWNED)
+    root = Path(__file__).parents[3]
+    command = [sys.executable, str(tmp_path / "script.py"), str(folder), str(tmp_path / "cache")]
+    subprocess.run(command, check=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, timeout=300)
+
+
 def test_an_epoch_may_be_left_early_and_begun_again(folder: Path) -> None:
     made = train_loader(load(folder, stream="yes"), workers=2)
     first = next(iter(made.epoch(0)))
@@ -191,7 +217,7 @@ def test_random_crops_are_torchvisions_of_the_original_image(folder: Path, torch
         with seeded(5, 2, 0, image):
             expected = np.asarray(direct(original)).transpose(2, 0, 1)
         with seeded(5, 2, 0, image):
-            np.testing.assert_array_equal(ours(original), expected)
+            np.testing.assert_array_equal(np.asarray(ours(original)).transpose(2, 0, 1), expected)
         np.testing.assert_allclose(x[row].numpy(), expected, atol=1e-3)  # two fp32 roundings of at most 255
 
 

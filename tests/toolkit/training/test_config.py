@@ -32,6 +32,11 @@ BAD = {
     "input_size of three": ("[model]\ninput_size = [8, 8, 8]", r"model.input_size = \[8, 8, 8\]"),
     "interpolation": ("[data]\ninterpolation = 'cubic'", r"data.interpolation = 'cubic'"),
     "memory_share 0": ("[data]\nmemory_share = 0.0", r"data.memory_share = 0.0"),
+    "accumulate 0": ("[train]\naccumulate = 0", r"train.accumulate = 0"),
+    "checkpointed and compiled": (
+        "[train]\ncheckpoint_activations = true\ncompile = 'default'",
+        r"train = .*exclude each other",
+    ),
     "unknown device": ("[train]\ndevice = 'tpu'", r"train.device = 'tpu'"),
     "not TOML": ("[search\n", r"is not TOML"),
 }

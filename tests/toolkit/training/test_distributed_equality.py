@@ -30,10 +30,10 @@ train(parse_config(Path(sys.argv[1]).read_text()), sys.argv[2])
 _DRIFT = 1e-3
 
 
-@pytest.mark.parametrize("fuse", [False, True], ids=["plain", "fused"])
-def test_two_processes_equal_one_with_the_doubled_batch(fuse: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["fuse = false", "fuse = true", "fuse = true\ncheckpoint_activations = true"])
+def test_two_processes_equal_one_with_the_doubled_batch(option: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(_SCRIPT)
-    recipe = _RECIPE.replace("[train]", f"[train]\nfuse = {str(fuse).lower()}")
+    recipe = _RECIPE.replace("[train]", f"[train]\n{option}")
     (tmp_path / "tiny.toml").write_text(recipe)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     for name, launcher in (("one", []), ("two", torchrun)):

@@ -1,0 +1,82 @@
+"""A batch in parts: the gradients, scores and totals of the whole batch, whatever the number of parts."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from aurep import fit_polynomials, prepare
+from aurep.search import check_options, policy_class
+from aurep.surgery import hybrid_sites
+from aurep.training import train
+from aurep.training.config import SearchConfig
+from aurep.training.phase import Phase
+from aurep.training.step import train_step
+from tests.tolerances import FLOAT32
+from tests.toolkit.training.tiny import tiny_config
+
+X = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+HARD = torch.arange(12) % 4
+SOFT = torch.rand(12, 4, generator=torch.Generator().manual_seed(1)).softmax(1)
+
+
+def network() -> nn.Module:
+    """Without batch norms, whose statistics are those of each part."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 4)
+    )
+    model = prepare(plain, X[:1])
+    for site in hybrid_sites(model):
+        site.set_mask(torch.rand(site.shape) < 0.5)
+    fit_polynomials(model, [X])
+    return model
+
+
+def stepped(parts: int, y: Tensor, method: str) -> tuple[nn.Module, Tensor, Any]:
+    model = network()
+    config = SearchConfig(method=method, optimizer="sgd", clip_norm=1.0)
+    policy = policy_class(method)(hybrid_sites(model), 100, check_options(method, {}), 3, steps=2)
+    policy.start()
+    fabric = Fabric(accelerator="cpu", devices=1)
+    optimizer = torch.optim.SGD([{"params": list(model.parameters())}], lr=0.1)
+    wrapped, optimizer = fabric.setup(model, optimizer)
+    teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    phase = Phase("search", model, config, teacher, policy)
+    totals = train_step(fabric, phase, wrapped, optimizer, X, y, parts)
+    policy.after_step(0.5)
+    return model, totals, policy.state_dict()
+
+
+@pytest.mark.parametrize("method", ["autorep", "saliency"])
+@pytest.mark.parametrize("y", [HARD, SOFT], ids=["labels", "mixed labels"])
+@pytest.mark.parametrize("parts", [2, 5, 12])
+def test_parts_add_up_to_the_whole_batch(parts: int, y: Tensor, method: str) -> None:
+    whole, totals, state = stepped(1, y, method)
+    split, split_totals, split_state = stepped(parts, y, method)
+    torch.testing.assert_close(split_totals, totals, rtol=FLOAT32, atol=FLOAT32)
+    for (name, weight), other in zip(whole.state_dict().items(), split.state_dict().values(), strict=True):
+        torch.testing.assert_close(other, weight, rtol=FLOAT32, atol=FLOAT32, msg=name)
+    for score, other in zip(state.get("values", []), split_state.get("values", []), strict=True):
+        torch.testing.assert_close(other, score, rtol=FLOAT32, atol=FLOAT32)
+
+
+def test_a_run_with_checkpointed_activations_ends_with_the_bits_of_one_without(tmp_path: Any) -> None:
+    short = {"baseline__epochs": 1, "search__epochs": 1, "finetune__epochs": 1, "search__method": "saliency"}
+    runs = [
+        train(tiny_config(train__checkpoint_activations=value, **short), tmp_path / value).run_dir
+        for value in ("false", "true")
+    ]
+    for name in ("model.safetensors", "teacher.safetensors"):
+        assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes()
+
+
+def test_a_run_in_parts_meets_its_budget(tmp_path: Any) -> None:
+    short = {"baseline__epochs": 1, "search__epochs": 1, "finetune__epochs": 1}
+    result = train(tiny_config(train__accumulate=3, **short), tmp_path / "run")
+    assert result.relu_count == result.relu_budget
