@@ -2,11 +2,8 @@
 
     OMP_NUM_THREADS=2 python benchmarks/cpu_20_minutes.py --data-dir DIR [--work runs/cpu-20-minutes]
 
-The recipe `cifar10-resnet9-narrow` from first weights to the finished hybrid network; then search and finetuning again
-from the same teacher, with the same epochs and data, as the released code of AutoReP trains (its first coefficients,
-indicators, penalty and rates; see methods_cifar10.py). One seed. Seconds are the training loop's own, validation apart,
-and the recipe's alone: how long the official code's steps take beside ours is measured by step_time.py.
-Writes benchmarks/results/cpu_20_minutes.{json,md}.
+The recipe `cifar10-resnet9-narrow` from first weights to the finished hybrid network. One seed. Seconds are the
+training loop's own, validation apart. Writes benchmarks/results/cpu_20_minutes.{json,md}.
 """
 
 from __future__ import annotations
@@ -16,12 +13,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from methods_cifar10 import PUBLISHED
 from provenance import RESULTS, epochs_of, markdown_table, provenance
 from rich.console import Console
 
 RECIPE = "cifar10-resnet9-narrow"
-OURS, THEIRS = "this recipe", "AutoReP as published"
 
 
 def main() -> None:
@@ -29,10 +24,7 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/cpu-20-minutes"))
     arguments = parser.parse_args()
-    data = f"data.dir={arguments.data_dir}"
-    ours = run(arguments.work / "ours", [data])
-    theirs = run(arguments.work / "published", [data, f"baseline.checkpoint='{arguments.work / 'ours'}'", *PUBLISHED])
-    report({OURS: ours, THEIRS: theirs})
+    report(run(arguments.work, [f"data.dir={arguments.data_dir}"]))
 
 
 def run(out: Path, overrides: list[str]) -> dict[str, Any]:
@@ -45,31 +37,29 @@ def run(out: Path, overrides: list[str]) -> dict[str, Any]:
     return {**counts, **result.training.model_dump(), "epochs": epochs_of(out)}
 
 
-def report(runs: dict[str, dict[str, Any]]) -> None:
+def report(found: dict[str, Any]) -> None:
     import torch
 
     from aurep.training.config import read_recipe
 
-    facts = {**provenance(), "threads": torch.get_num_threads(), "recipe": read_recipe(RECIPE), "runs": runs}
+    facts = {**provenance(), "threads": torch.get_num_threads(), "recipe": read_recipe(RECIPE), "run": found}
     (RESULTS / "cpu_20_minutes.json").write_text(json.dumps(facts, indent=2) + "\n")
-    ours, theirs = runs[OURS], runs[THEIRS]
-    baseline = sum(float(e["seconds"]) for e in ours["epochs"] if e["phase"] == "baseline")
-    text = (
-        f"# CIFAR-10 on two CPU cores: ResNet-9 of width 16, {ours['relu_count']:,} of {ours['relu_total']:,} ReLUs\n\n"
-    )
+    (RESULTS / "cpu_20_minutes.md").write_text(page(facts))
+    print(page(facts))
+
+
+def page(facts: dict[str, Any]) -> str:
+    found = facts["run"]
+    baseline = sum(float(e["seconds"]) for e in found["epochs"] if e["phase"] == "baseline")
+    text = f"# CIFAR-10 on two CPU cores: ResNet-9 of width 16, {found['relu_count']:,} of "
+    text += f"{found['relu_total']:,} ReLUs\n\n"
     text += f"{facts['hardware']}, {facts['versions']}, {facts['date']}. One seed.\n"
     text += "Command: `OMP_NUM_THREADS=2 python benchmarks/cpu_20_minutes.py --data-dir DIR`.\n\n"
     keys = ("teacher_test_accuracy", "val_accuracy", "test_accuracy")
-    lines = [(name, *(f"{found[key]:.2f}" for key in keys)) for name, found in runs.items()]
-    text += markdown_table(("search and finetuning", "teacher test %", "val %", "test %"), lines)
-    text += f"\nThe shared teacher takes {baseline:.0f} s. Validation accuracy epoch by epoch:\n\n"
-    rows = zip(timeline(ours, baseline), timeline(theirs, baseline), strict=True)
-    text += markdown_table(
-        ("phase", "seconds since the start", f"{OURS}, val %", "ReLUs", f"{THEIRS}, val %", "ReLUs"),
-        [(o[0], f"{o[3]:.0f}", f"{o[2]:.2f}", f"{o[1]:,}", f"{t[2]:.2f}", f"{t[1]:,}") for o, t in rows],
-    )
-    (RESULTS / "cpu_20_minutes.md").write_text(text)
-    print(text)
+    text += markdown_table(("teacher test %", "val %", "test %"), [[f"{found[key]:.2f}" for key in keys]])
+    text += f"\nThe teacher takes {baseline:.0f} s. Validation accuracy epoch by epoch:\n\n"
+    rows = [(o[0], f"{o[3]:.0f}", f"{o[2]:.2f}", f"{o[1]:,}") for o in timeline(found, baseline)]
+    return text + markdown_table(("phase", "seconds since the start", "val %", "ReLUs"), rows)
 
 
 def timeline(found: dict[str, Any], seconds: float) -> list[tuple[str, int, float, float]]:

@@ -1,13 +1,12 @@
-"""CIFAR-10 on a small ResNet-9: what each search method is worth, and what matters in training polynomials.
+"""CIFAR-10 on a small ResNet-9: the search methods on equal terms.
 
-    python benchmarks/methods_cifar10.py --data-dir DIR [--work runs/methods] [STUDY ...]
+    python benchmarks/methods_cifar10.py --data-dir DIR [--work runs/methods] [--epochs 1+2 10+20] [--seeds 0 1 2]
 
-Studies over one folder of runs, three seeds each, one teacher per seed, around the recipe methods_cifar10.toml:
-`coefficients` varies one thing at a time at 5 % of the ReLUs, `methods` puts every method at three budgets as its paper
-has it, `degree2` the others with the same polynomials, `selection` asks at which degree and budget it matters which
-elements stay, `saliency` varies that method at degree 1, where it does, and `norms` takes finished networks and
-estimates their batch norms' statistics anew. Start it several times to share the work; finished runs are skipped.
-Writes benchmarks/results/methods_cifar10_*.{json,md,svg}.
+Every method is tried as often as the others, `--trials` times on the first seed, over the rate of the weights and what
+is its own (a penalty, mostly); the trial of highest validation accuracy whose search reached the budget by itself (the
+projection cut no more than a tenth) is trained on the other seeds too. `--epochs` are those of search and finetuning,
+each a table. One teacher, trained on 20,000 images, serves all; `--images` of these train the students, and 2,500
+others validate. Finished runs are skipped, stopped ones go on. Writes benchmarks/results/methods_cifar10.{json,md}.
 """
 
 from __future__ import annotations
@@ -16,205 +15,187 @@ import argparse
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from provenance import RESULTS, markdown_table, provenance
+import numpy as np
+from provenance import RESULTS, epochs_of, markdown_table, provenance
 from rich.console import Console
 
-from aurep.results import ComparisonRow
-
-SEEDS = (0, 1, 2)
-BUDGETS = ("20%", "5%", "2%")
-BASE = {
-    "coefficients": "autorep",
-    "methods": "AutoReP as published",
-    "degree2": "saliency",
-    "selection": "random, degree 0",
-    "saliency": "saliency, degree 1",
-}
+BUDGET = 768  # of 15,360: 5 %
+TEACHER_IMAGES, VAL_IMAGES = 20_000, 2_500
+SLOWER = ["search.lr=1e-3", "finetune.lr=1e-3"]  # than the default 3e-3
 
 
-def both(*keys: str) -> list[str]:
-    """The same keys for search and finetune."""
-    return [f"{phase}.{key}" for phase in ("search", "finetune") for key in keys]
+@dataclass(frozen=True)
+class Arm:
+    """A method at a degree, and its own setting that is tried beside the default one."""
+
+    method: str
+    degree: int
+    default: tuple[str, ...]
+    other: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}, degree {self.degree}"
+
+    def trials(self) -> list[list[str]]:
+        own = [f"search.method={self.method}", f"search.degree={self.degree}"]
+        return [[*own, *setting, *rate] for rate in ([], SLOWER) for setting in (self.default, self.other)]
 
 
-# As the released code of AutoReP trains: its first coefficients, one Adam rate for all, random indicators, penalty.
-PUBLISHED = [
-    "search.method=autorep",
-    "search.fit=autorep",
-    "search.options.schedule=penalty",
-    "search.options.initial=uniform",
-    "search.options.alpha_lr=1e-3",
-    *both("lr=1e-3", "coefficient_lr=1e-3"),
-]
-# What the study of coefficients chose on the validation split.
-TUNED = both("lr=3e-3", "coefficient_lr=1e-3")
-COEFFICIENTS = {
-    "autorep": [],
-    "coefficient rate 1e-5": both("coefficient_lr=1e-5"),
-    "coefficient rate 1e-3": both("coefficient_lr=1e-3"),
-    "weight rate 3e-3": both("lr=3e-3"),
-    "per-element coefficients": ["search.coefficients=element"],
-    "PRAM, weight 1000": both("pram_weight=1000"),
-    "range penalty 5e-5": both("range_weight=5e-5"),
-    "range penalty 5e-5, gradients clipped to 1": both("range_weight=5e-5", "clip_norm=1"),
-    "4 refits while searching": ["search.refits=4"],
-    "normal closed form": ["search.fit=normal"],
-    "AutoReP's first coefficients": ["search.fit=autorep"],
-    "penalty instead of schedule": ["search.options.schedule=penalty"],
-    "indicators from saliency": ["search.options.initial=saliency"],
-    "hysteresis 0.03": ["search.options.hysteresis=0.03"],
-    "finetune twice as long": ["finetune.epochs=4"],
-    "AutoReP as published": PUBLISHED,
-    "SGD at 0.02 on weights and coefficients": both("optimizer=sgd", "lr=0.02", "coefficient_lr=0.02"),
-    "SGD at 0.02, coefficients 1e-4": both("optimizer=sgd", "lr=0.02"),
-    "both faster, 4 refits, indicators from saliency": [*TUNED, "search.refits=4", "search.options.initial=saliency"],
-    "the same with per-element coefficients": [
-        *TUNED,
-        "search.refits=4",
-        "search.options.initial=saliency",
-        "search.coefficients=element",
-    ],
-}
-
-# As it was when the studies ran; that of its options then chose to average over more steps.
-_SALIENCY = ["search.method=saliency", "search.options.decay=0.9"]
-METHODS: dict[str, list[str]] = {
-    "AutoReP as published": PUBLISHED,
-    "AutoReP, indicators from saliency": [*TUNED, "search.method=autorep", "search.options.initial=saliency"],
-    "saliency": [*TUNED, *_SALIENCY],
-    "SNL, degree 0": [*TUNED, "search.method=snl"],
-    "SENet, degree 0": [*TUNED, "search.method=senet", "finetune.pram_weight=1000"],
-    "random": [*TUNED, "search.method=random"],
-}
-EQUAL_TERMS: dict[str, list[str]] = {
-    "saliency": METHODS["saliency"],
-    "SNL, degree 2": [*TUNED, "search.method=snl", "search.degree=2"],
-    "SENet, degree 2": [*TUNED, "search.method=senet", "search.degree=2", "finetune.pram_weight=1000"],
-    "uniform": [*TUNED, "search.method=uniform"],
-    "layerwise": [*TUNED, "search.method=layerwise"],
-}
-SELECTION = {
-    f"{method}, degree {degree}": [*TUNED, *keys, f"search.degree={degree}"]
-    for degree in (0, 1)
-    for method, keys in (("random", ["search.method=random"]), ("saliency", _SALIENCY))
-}
-_STRAIGHT = [*TUNED, *_SALIENCY, "search.degree=1"]
-SALIENCY = {
-    "saliency, degree 1": _STRAIGHT,
-    "scores over 100 steps": [*_STRAIGHT, "search.options.decay=0.99"],
-    "nothing restored": [*_STRAIGHT, "search.options.restore=false"],
-}
-NONE_KEPT = "no ReLU, degree 2"
-STUDIES = {
-    "coefficients": (COEFFICIENTS, ("5%",)),
-    "methods": (METHODS, BUDGETS),
-    "degree2": (EQUAL_TERMS, BUDGETS),
-    "selection": (SELECTION, ("20%", "5%")),
-    "saliency": (SALIENCY, ("20%", "5%")),
-}
-NORMS = ("autorep", "saliency", NONE_KEPT)  # the runs whose batch norms are estimated anew, at 5 % or none
+ARMS = (
+    Arm("saliency", 2, (), ("search.options.equalise=0.5",)),
+    Arm("autorep", 2, (), ("search.options.penalty=300",)),
+    Arm("random", 2, (), ("search.options.settle=0.4",)),
+    Arm("saliency", 0, (), ("search.options.equalise=0.5",)),
+    Arm("snl", 0, (), ("search.options.penalty=1e-3",)),
+    Arm("senet", 0, ("finetune.pram_weight=1000",), ()),
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "studies", nargs="*", default=[*STUDIES, "norms"], metavar="STUDY", help=", ".join([*STUDIES, "norms"])
-    )
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--epochs", nargs="+", default=["1+2", "10+20"], metavar="SEARCH+FINETUNE")
+    parser.add_argument("--images", type=int, default=TEACHER_IMAGES)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--trials", type=int, default=4, choices=range(1, 5))
     arguments = parser.parse_args()
-    for study in arguments.studies:
-        if study == "norms":
-            report_norms([norms_anew(arguments, name, seed) for name in NORMS for seed in SEEDS])
-            continue
-        variants, budgets = STUDIES[study]
-        rows = run(arguments, variants, budgets) + run(arguments, {NONE_KEPT: TUNED}, ("0",))
-        there = {(row.method, row.budget) for row in rows}
-        report(study, rows, [f"{v} at {b}" for b in budgets for v in variants if (v, b) not in there])
+    teacher = make_teacher(arguments)
+    lengths = []
+    for epochs in arguments.epochs:
+        rows = [measure(arguments, teacher, arm, epochs) for arm in ARMS]
+        lengths.append({"epochs": epochs, "rows": rows})
+        report(arguments, lengths)
 
 
-def run(arguments: argparse.Namespace, variants: dict[str, list[str]], budgets: tuple[str, ...]) -> list[ComparisonRow]:
-    from aurep.training.compare import compare
+def make_teacher(arguments: argparse.Namespace) -> Path:
+    from aurep.data import load_data
+    from aurep.training.runs import train_baseline
+
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    data = load_data("cifar10", arguments.data_dir, val_fraction=0)
+    train, val = slice(TEACHER_IMAGES), slice(TEACHER_IMAGES, TEACHER_IMAGES + VAL_IMAGES)
+    for count in {TEACHER_IMAGES, arguments.images}:
+        fields = {"x_test": data.x_test, "y_test": data.y_test}
+        fields |= {"x_train": data.x_train[train][:count], "y_train": data.y_train[train][:count]}
+        fields |= {"x_val": data.x_train[val], "y_val": data.y_train[val]}
+        if not (path := images(arguments, count)).exists():
+            np.savez(path, **fields)
+    return train_baseline(configuration(arguments, TEACHER_IMAGES, []), arguments.work / "teacher", Console())
+
+
+def images(arguments: argparse.Namespace, count: int) -> Path:
+    return Path(arguments.work / f"images-{count}.npz")
+
+
+def configuration(arguments: argparse.Namespace, count: int, overrides: Sequence[str]) -> Any:
     from aurep.training.config import parse_config
 
     recipe = Path(__file__).with_suffix(".toml")
-    config = parse_config(recipe.read_text(), recipe.name, [f"data.dir={arguments.data_dir}"])
-    return compare(config, arguments.work, list(variants), budgets, SEEDS, Console(), variants)
+    data = f"data.name='npz:{images(arguments, count)}'"
+    return parse_config(recipe.read_text(), recipe.name, [data, f"search.budget={BUDGET}", *overrides])
 
 
-def norms_anew(arguments: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
-    """Validation accuracy of a finished run, and again when its batch norms have seen all training images once."""
-    from torch.optim.swa_utils import update_bn
+def measure(arguments: argparse.Namespace, teacher: Path, arm: Arm, epochs: str) -> dict[str, Any]:
+    """An arm's trials on the first seed, and the best of them on all."""
+    search, finetune = epochs.split("+")
+    length = [f"search.epochs={search}", f"finetune.epochs={finetune}", f"baseline.checkpoint='{teacher}'"]
 
-    from aurep.data.loader import DeviceLoader
-    from aurep.training import load_run
-    from aurep.training.compare import Cell
-    from aurep.training.engine import evaluate
-    from aurep.training.setup import read_data
+    def run(trial: int, seed: int) -> dict[str, Any]:
+        overrides = [*length, *arm.trials()[trial], f"train.seed={seed}"]
+        name = f"{arm.method}{arm.degree}-{epochs}-t{trial}-s{seed}"
+        return outcome(configuration(arguments, arguments.images, overrides), arguments.work / name)
 
-    run = load_run(Cell(name, "0" if name == NONE_KEPT else "5%", seed).folder(arguments.work))
-    data = read_data(run.config)
-    train, val = (DeviceLoader.for_split(data, s, batch_size=500, train=False) for s in ("train", "val"))
-    before = evaluate(run.model, val)
-    update_bn(train.epoch(0), run.model)
-    return {"method": name, "seed": seed, "before": before, "after": evaluate(run.model, val)}
+    first, *others = arguments.seeds
+    trials = [run(number, first) for number in range(arguments.trials)]
+    reaching = [trial for trial in trials if trial["reached"]] or trials
+    best = trials.index(max(reaching, key=lambda trial: float(trial["val"])))
+    seeds = [trials[best], *(run(best, seed) for seed in others)]
+    return {"arm": arm.name, "setting": arm.trials()[best][2:], "trials": trials, "seeds": seeds}
 
 
-def report_norms(rows: list[dict[str, Any]]) -> None:
-    facts = {**provenance(), "rows": rows}
-    (RESULTS / "methods_cifar10_norms.json").write_text(json.dumps(facts, indent=2) + "\n")
-    text = "# CIFAR-10: batch norm statistics estimated anew after training\n\n"
-    text += f"{facts['hardware']}, {facts['versions']}, {facts['date']}. Runs of the other studies, in eval mode over "
-    text += "the training images.\nCommand: `python benchmarks/methods_cifar10.py --data-dir DIR norms`.\n\n"
-    lines = [(r["method"], r["seed"], f"{r['before']:.2f}", f"{r['after']:.2f}") for r in rows]
-    text += markdown_table(("run", "seed", "val %, running statistics", "val %, estimated anew"), lines)
-    (RESULTS / "methods_cifar10_norms.md").write_text(text)
+def outcome(config: Any, folder: Path) -> dict[str, Any]:
+    """What a run ended with; a collapsed or diverged one with nothing."""
+    from aurep.errors import AurepError
+    from aurep.training import train
+
+    Console().rule(folder.name)
+    try:
+        result = train(config, folder, resume=True, console=Console())
+    except AurepError as error:
+        return {
+            "val": 0.0,
+            "test": 0.0,
+            "teacher": None,
+            "kept": None,
+            "recovered": None,
+            "reached": False,
+            "error": str(error),
+        }
+    rows = [row for row in epochs_of(folder) if row["phase"] == "search"]
+    kept = int(rows[-1]["kept_before_projection"])
+    return {
+        "val": result.val_accuracy,
+        "test": result.test_accuracy,
+        "teacher": result.teacher_test_accuracy,
+        "kept": kept,
+        "recovered": sum(int(row["recovered"]) for row in rows),
+        "reached": kept - BUDGET <= 0.1 * kept,
+    }
+
+
+def report(arguments: argparse.Namespace, lengths: list[dict[str, Any]]) -> None:
+    facts = {**provenance(), "recipe": Path(__file__).with_suffix(".toml").read_text(), "budget": BUDGET}
+    facts |= {"seeds": arguments.seeds, "trials": arguments.trials, "lengths": lengths}
+    (RESULTS / "methods_cifar10.json").write_text(json.dumps(facts, indent=2) + "\n")
+    teacher = lengths[0]["rows"][0]["seeds"][0]["teacher"]
+    text = f"# CIFAR-10, ResNet-9 of width 4: {BUDGET} of 15,360 ReLUs by each method, on equal terms\n\n"
+    text += f"{facts['hardware']}, {facts['versions']}, {facts['date']}. {arguments.images:,} training images; "
+    text += f"one teacher of {teacher:.2f} % test.\nEvery method was tried {arguments.trials} times on seed "
+    text += f"{arguments.seeds[0]}; its best trial on the validation images stands here, over seeds "
+    text += f"{', '.join(map(str, arguments.seeds))} of search and finetuning.\n"
+    command = f"--images {arguments.images} --epochs {' '.join(arguments.epochs)}"
+    command += f" --seeds {' '.join(map(str, arguments.seeds))}"
+    text += f"Command: `python benchmarks/methods_cifar10.py --data-dir DIR {command} --trials {arguments.trials}`.\n"
+    columns = (
+        "method",
+        "chosen setting",
+        "val %",
+        "test %",
+        "kept before projection",
+        "came back",
+        "other trials, val %",
+    )
+    for length in lengths:
+        search, finetune = length["epochs"].split("+")
+        text += f"\n## {search} + {finetune} epochs of search and finetuning\n\n"
+        text += markdown_table(columns, [line(row) for row in length["rows"]])
+    (RESULTS / "methods_cifar10.md").write_text(text)
     print(text)
 
 
-def report(study: str, rows: list[ComparisonRow], lost: list[str]) -> None:
-    from aurep.training.plots import draw_comparison, svg
-
-    facts = {**provenance(), "recipe": Path(__file__).with_suffix(".toml").read_text(), "seeds": SEEDS}
-    facts |= {"rows": [asdict(row) for row in rows], "diverged_on_every_seed": lost}
-    (RESULTS / f"methods_cifar10_{study}.json").write_text(json.dumps(facts, indent=2) + "\n")
-    head = f"# CIFAR-10, ResNet-9 of width 4 ({rows[0].relu_total:,} ReLUs): {study}\n\n"
-    head += f"{facts['hardware']}, {facts['versions']}, {facts['date']}. Mean and sample deviation over seeds "
-    head += f"{', '.join(map(str, SEEDS))}; the teachers reach {rows[0].teacher_mean:.2f} % on test.\n"
-    head += f"Command: `python benchmarks/methods_cifar10.py --data-dir DIR {study}`.\n\n"
-    if study != "coefficients":
-        (RESULTS / f"methods_cifar10_{study}.svg").write_text(svg(lambda axes: draw_comparison(axes, rows), 4.5))
-        head += f"![accuracy over ReLUs kept](methods_cifar10_{study}.svg)\n\n"
-    columns = ("ReLUs kept", "method", "degree", "val %", "test %", f"against {BASE[study]}, test")
-    text = head + markdown_table(columns, [line(row, rows, BASE[study]) for row in sorted(rows, key=order)])
-    text += f"\nLoss not finite on any seed: {', '.join(lost)}.\n" if lost else ""
-    (RESULTS / f"methods_cifar10_{study}.md").write_text(text)
-    print(text)
+def line(row: dict[str, Any]) -> tuple[str, ...]:
+    seeds = row["seeds"]
+    others = [f"{trial['val']:.2f}" for trial in row["trials"] if trial is not seeds[0]]
+    return (
+        row["arm"],
+        ", ".join(row["setting"]) or "defaults",
+        spread([seed["val"] for seed in seeds]),
+        spread([seed["test"] for seed in seeds]),
+        ", ".join(str(seed["kept"]) for seed in seeds),
+        ", ".join(str(seed["recovered"]) for seed in seeds),
+        ", ".join(others) or "-",
+    )
 
 
-def order(row: ComparisonRow) -> tuple[float, ...]:
-    return -row.relu_count, -statistics.mean(row.val_accuracy)
-
-
-def line(row: ComparisonRow, rows: list[ComparisonRow], name: str) -> tuple[Any, ...]:
-    base = next((r for r in rows if r.method == name and r.budget == row.budget), None)
-    gain = "-"
-    if base is not None and base is not row:  # seed by seed, since a seed's runs share their teacher
-        theirs = dict(zip(base.seeds, base.test_accuracy, strict=True))
-        pairs = zip(row.seeds, row.test_accuracy, strict=True)
-        gain = with_spread([accuracy - theirs[seed] for seed, accuracy in pairs if seed in theirs], "+")
-    lost = f" (no finite loss on seed {', '.join(map(str, row.diverged))})" if row.diverged else ""
-    accuracies = (with_spread(row.val_accuracy), with_spread(row.test_accuracy))
-    return f"{row.relu_count:,}", row.method + lost, row.degree, *accuracies, gain
-
-
-def with_spread(values: Sequence[float], sign: str = "") -> str:
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):{sign}.2f}{spread}"
+def spread(values: Sequence[float]) -> str:
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}"
 
 
 if __name__ == "__main__":
