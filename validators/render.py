@@ -1,8 +1,7 @@
-"""Reports for people and machines: console table, JUnit XML, GitHub annotations, a self-contained HTML page."""
+"""Reports for people and machines: console table, JUnit XML, GitHub annotations. (`page` is the HTML one.)"""
 
 from __future__ import annotations
 
-import html
 import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -79,59 +78,9 @@ def to_github(report: Report) -> str:
     )
 
 
-def to_html(report: Report) -> str:
-    """One page that needs no network."""
-    checks = "".join(
-        f'<tr class="{"pass" if check.passed else "fail"}"><td>{"✓" if check.passed else "✗"}</td>'
-        + "".join(f"<td>{_cell(v)}</td>" for v in (check.name, check.measured, check.allowed, check.hint))
-        + "</tr>\n"
-        for check in report.checks
-    )
-    sites = "".join(
-        "<tr>" + "".join(f"<td>{_cell(row[key])}</td>" for key in ("name", "elements", "kept", "degree")) + "</tr>\n"
-        for row in report.sites
-    )
-    facts = (
-        f"ReLU count {figure(report.relu_count) or 'unknown'} of {figure(report.relu_total) or 'unknown'} elements, "
-        f"budget {figure(report.relu_budget) or 'none'}; target {report.target or 'none'}; "
-        f"ran on {report.provider or 'nothing'}; aurep {report.version}"
-    )
-    notes = "".join(f"<p>{_cell(note)}</p>\n" for note in report.notes)
-    return _PAGE.format(
-        title=_cell(report.file),
-        verdict=_cell(verdict(report)),
-        facts=_cell(facts),
-        checks=checks,
-        sites=sites,
-        notes=notes,
-    )
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>aurep validate: {title}</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b }}
-table {{ border-collapse: collapse; width: 100%; margin: 1rem 0 }}
-th, td {{ text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top }}
-.pass td:first-child {{ color: #137333 }} .fail td:first-child {{ color: #c5221f }} .fail {{ background: #fdeceb }}
-</style></head><body>
-<h1>aurep validate</h1>
-<p><strong>{verdict}</strong></p>
-<p>{facts}</p>
-<table><tr><th></th><th>check</th><th>measured</th><th>allowed</th><th>hint</th></tr>
-{checks}</table>
-{notes}<table><tr><th>site</th><th>elements</th><th>kept</th><th>degree</th></tr>
-{sites}</table>
-</body></html>
-"""
-
-
 def _summary(check: Check) -> str:
     allowed = f", allowed {figure(check.allowed)}" if check.allowed is not None else ""
     return f"{check.name}: measured {figure(check.measured)}{allowed}. {check.hint}".strip()
-
-
-def _cell(value: Figure) -> str:
-    return html.escape(figure(value))
 
 
 def _xml(text: str) -> str:

@@ -42,6 +42,8 @@ class Report:
         sites: per site `name`, `elements`, `kept`, `degree`, `shape`, recovered from the graph.
         comparisons: operator type -> elements compared per image.
         notes: what was not checked, and why.
+        maps: per site of shape (C, H, W) the share of channels kept at each position, H rows of W.
+        estimates: per protocol what an image costs, as `aurep inspect` gives it.
     """
 
     file: str
@@ -55,6 +57,8 @@ class Report:
     sites: tuple[dict[str, Any], ...] = ()
     comparisons: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    maps: dict[str, list[list[float]]] = field(default_factory=dict)
+    estimates: tuple[dict[str, Any], ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -75,6 +79,17 @@ class Report:
     def to_json(self) -> str:
         """The stable machine interface: strict JSON, without NaN or infinities."""
         return json.dumps(_finite(self.to_dict()), indent=2, allow_nan=False) + "\n"
+
+
+def json_schema() -> str:
+    """The JSON Schema of `to_json`, as it ships in `report.schema.json`."""
+    from pydantic import TypeAdapter
+
+    schema = TypeAdapter(Report).json_schema()
+    schema["properties"] = {"passed": {"type": "boolean"}, **schema["properties"]}
+    schema["required"] = ["passed", *schema["required"]]
+    schema["additionalProperties"] = False
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
 
 
 def _finite(value: Any) -> Any:

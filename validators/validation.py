@@ -32,6 +32,7 @@ from aurep.validators.checks.ranges import check_range
 from aurep.validators.checks.rounding import check_rounding
 from aurep.validators.checks.sites import check_sites
 from aurep.validators.checks.structure import check_structure
+from aurep.validators.estimate import count_work, estimate
 from aurep.validators.files.reading import Artefact, read
 from aurep.validators.files.samples import Samples, eager_logits, eager_samples, read_samples
 from aurep.validators.graph.batch import model_inputs
@@ -142,7 +143,21 @@ def validate(
         sites=site_rows(recovered, artefact.metadata, known.by_site if known else {}),
         comparisons=known.comparisons if known else {},
         notes=tuple(work.notes),
+        maps={name: _map(site) for name, site in recovered.items() if len(site.shape) == 3},
+        estimates=tuple(_estimates(work.model)) if known else (),
     )
+
+
+def _map(site: RecoveredSite) -> list[list[float]]:
+    shares: list[list[float]] = np.round(site.mask.mean(0), 3).tolist()
+    return shares
+
+
+def _estimates(model: onnx.ModelProto) -> list[dict[str, Any]]:
+    try:
+        return estimate(count_work(model))
+    except UncountableError:
+        return []
 
 
 def _counted(model: onnx.ModelProto, recovered: Mapping[str, RecoveredSite]) -> ReluCount | AurepError:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
+import jsonschema
 import pytest
 from click.testing import CliRunner
 
 from aurep.cli.inspect import command as inspect_command
 from aurep.cli.validate import command as validate_command
 from aurep.errors import AurepError
+from aurep.validators import report as report_module
+from aurep.validators import validate
 from aurep.validators.inspection import inspect
-from aurep.validators.render import to_github, to_html, to_junit
+from aurep.validators.page import to_html
+from aurep.validators.render import to_github, to_junit
 from aurep.validators.report import Check, Report
 from tests.validators import graphs
 
@@ -48,6 +55,40 @@ def test_html_is_self_contained_and_escaped(report: Report) -> None:
     assert "http" not in page
     assert "<script" not in page
     HTMLParser().feed(page)
+
+
+def full(bundle: Path, **changes: Any) -> Report:
+    """Of a bundle with everything that a page shows."""
+    found = validate(bundle, fixed_point="64:16")
+    ranges = [
+        {"name": AWKWARD, "measured": [-1, 2], "certified": [-2, 3], "seen": [-1, 4], "beyond": 0.2, "quantiles": []}
+    ]
+    accuracy = Check("accuracy", 80.0, 79.0, True, "", {"interval": [70.0, 90.0], "reference": 81.0})
+    checks = (*found.checks, accuracy, Check("range", "1 of 1", "0", False, "", {"sites": ranges}))
+    return replace(found, checks=checks, **changes)
+
+
+def test_a_page_with_every_plot_is_self_contained(bundle: Path) -> None:
+    """Names of a file are neither mark-up nor TeX."""
+    report = full(bundle)
+    odd = "$\\frac{\x00é<script>"
+    rows = ({**report.sites[0], "name": odd}, *report.sites)
+    page = to_html(replace(report, sites=rows, maps={odd: [[0.0, 1.0]], **report.maps}))
+    assert page.count("<svg") == 6
+    assert "<script" not in page
+    links = re.findall(r'(?:src|href|url)[=(]"?([^")\s]*)', page)
+    assert all(value.startswith(("#", "data:")) for value in links), links
+    HTMLParser().feed(page)
+
+
+def test_every_report_fits_the_shipped_schema(bundle: Path, report: Report) -> None:
+    shipped = Path(report_module.__file__).with_name("report.schema.json").read_text()
+    assert shipped == report_module.json_schema()
+    failing = Report("f", "1", (Check("parity", float("inf"), float("nan"), False, "", {"x": float("nan")}),))
+    for one in (full(bundle), validate(bundle, budget="5"), report, failing):
+        jsonschema.validate(json.loads(one.to_json()), json.loads(shipped))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**json.loads(report.to_json()), "extra": 1}, json.loads(shipped))
 
 
 @pytest.mark.parametrize("place", ["op_type", "name"])
@@ -95,7 +136,7 @@ def test_files_are_written(bundle: Path, tmp_path: Path) -> None:
     assert code == 0
     written = json.loads(names["json"].read_text())
     assert {"passed", "file", "version", "relu_count", "relu_total", "relu_budget", "sites", "checks"} <= set(written)
-    assert set(written["checks"][0]) == {"name", "measured", "allowed", "passed", "hint"}
+    assert set(written["checks"][0]) == {"name", "measured", "allowed", "passed", "hint", "detail"}
     assert ElementTree.parse(names["junit"]).getroot().tag == "testsuites"
     assert names["html"].read_text().startswith("<!doctype html>")
 

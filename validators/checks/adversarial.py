@@ -18,7 +18,8 @@ from aurep.validators.checks.tolerances import CONDITION_FACTOR, DISTURBANCE, PA
 from aurep.validators.session import Session
 
 Inputs = NDArray[np.float32]
-LARGE = 4.0  # times a sample
+LARGE = 4.0  # times a sample: so far out, squares of squares may be more than fp32 holds
+LARGER = 1.5
 _HALVINGS = 20
 _KINKS = 3  # ReLUs, from the first to the last
 
@@ -34,6 +35,7 @@ def adversarial_inputs(model: onnx.ModelProto, samples: Inputs, provider: str) -
         found = _at_kink(model, node, samples, provider)
         if found is not None:
             made[f"the kink of {node.name or node.output[0]}"] = found
+    made[f"a sample times {LARGER:g}"] = np.float32(LARGER) * first
     made["the largest value everywhere"] = np.full_like(first, samples.max())
     made["the smallest value everywhere"] = np.full_like(first, samples.min())
     return made
