@@ -29,7 +29,7 @@ TARGET = """
 from aurep.exporters.targets.target import Target
 from aurep.frameworks.novel import FRAMEWORK
 
-TARGET = Target(FRAMEWORK, "a framework of tomorrow", coefficients="constant")
+TARGET = Target(FRAMEWORK, "a framework of tomorrow", coefficients_as="constant")
 """
 PROGRAM = """
 import onnx, torch

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from aurep.validators.checks.adversarial import adversarial_inputs, allowed_error
-from aurep.validators.checks.tolerances import LOGIT_ROUNDING, PARITY_SCALED, PARITY_TIE
+from aurep.validators.checks.tolerances import LEAST_SPREAD, LOGIT_ROUNDING, PARITY_SCALED, PARITY_TIE
 from aurep.validators.files.samples import Samples
 from aurep.validators.graph.batch import fixed_batch
 from aurep.validators.report import Check
@@ -48,20 +48,25 @@ class Difference:
 def spread_of(logits: Logits) -> NDArray[np.float64]:
     """(classes,): half of what each class's logit moves over images; of one image alone, half of what its logits do.
 
-    A class whose logit is huge, or has a huge constant, hides no error of the others.
+    A class whose logit is huge, or has a huge constant, hides no error of the others. But a class that images hardly
+    move is held to no finer scale than `LEAST_SPREAD` of a logit's usual size: its own last bits move by more.
     """
     wide = logits.astype(np.float64).reshape(len(logits), -1)
     with np.errstate(invalid="ignore"):  # what is not finite has failed already
         moved: NDArray[np.float64] = np.ptp(wide, axis=0) / 2
         if len(wide) == 1:
             moved = np.abs(wide[0]) if wide.shape[1] == 1 else np.full(wide.shape[1], np.ptp(wide) / 2)
-    return moved
+        usual = float(np.median(np.abs(wide).max(axis=0))) if wide.size else 0.0
+    return np.maximum(moved, LEAST_SPREAD * usual)
 
 
-def difference(found: Logits, expected: Logits, spread: NDArray[np.float64] | None = None) -> Difference:
+def difference(
+    found: Logits, expected: Logits, spread: NDArray[np.float64] | None = None, negligible: float = LOGIT_ROUNDING
+) -> Difference:
     """An error is infinite where shapes differ or a value is not finite, and none where there are no values.
 
     `spread`: of the classes, from more images than these; default: from `expected`.
+    `negligible`: the share of a logit itself that no error is counted below.
     """
     images = len(expected)
     if found.shape != expected.shape or not (np.isfinite(found).all() and np.isfinite(expected).all()):
@@ -70,7 +75,7 @@ def difference(found: Logits, expected: Logits, spread: NDArray[np.float64] | No
         return Difference(0.0, 0.0, images, images)
     wide, other = (logits.astype(np.float64).reshape(images, -1) for logits in (expected, found))
     scale = spread_of(expected) if spread is None else spread
-    rounding = LOGIT_ROUNDING * np.abs(wide)
+    rounding = negligible * np.abs(wide)
     errors = np.abs(other - wide)
     beyond = np.maximum(errors - rounding, 0).max(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -22,7 +22,7 @@ from aurep.errors import AurepError
 from aurep.operators import operators
 from aurep.validators.checks.inputs import IMAGES
 from aurep.validators.checks.parity import difference, spread_of
-from aurep.validators.checks.tolerances import DISTURBANCE, NEGLIGIBLE, ROUNDING_SCALED
+from aurep.validators.checks.tolerances import DISTURBANCE, HONEST_MOVE, NEGLIGIBLE, ROUNDING_SCALED
 from aurep.validators.files.samples import Samples
 from aurep.validators.graph.batch import walk_once
 from aurep.validators.report import Check
@@ -48,7 +48,7 @@ def check_rounding(model: onnx.ModelProto, samples: Samples | None, own: NDArray
         return Check("rounding", "does not run", allowed, False, str(error))
     fits = all(logits.shape[1:] == plain[0].shape[1:] for logits in plain)
     spreads = [spread_of(plain[0]), spread_of(np.concatenate(plain) if fits else plain[-1])]
-    results = [difference(*logits) for logits in zip(found, plain, spreads, strict=False)]
+    results = [difference(*logits, HONEST_MOVE) for logits in zip(found, plain, spreads, strict=False)]
     worst = max(result.scaled for result in results)
     if worst <= ROUNDING_SCALED:
         return None

@@ -6,6 +6,9 @@ PARITY_SCALED = 1e-4
 # What no comparison of two logits can tell: sixteen roundings of fp32 of the logit itself. They count for nothing, as a
 # class may hardly move.
 LOGIT_ROUNDING = 2.0**-20
+# Share of a logit's usual size (the median over the classes) that counts as moved at least: fp32 sums of values of that
+# size differ by some 1e-7 of it, which PARITY_SCALED of this still holds.
+LEAST_SPREAD = 1e-2
 # Images whose best two logits lie closer than this share of their classes' spread may fall either way.
 PARITY_TIE = 2 * PARITY_SCALED
 # Accuracy points between the measured and the claimed test accuracy: a few ties in ten thousand images.
@@ -16,6 +19,9 @@ FIXED_POINT_AGREEMENT = 0.98
 # How far every operand is disturbed to see whether the logits depend on rounding: 64 times the rounding of fp32 (2^-24,
 # relative), so that a step made of it drowns, yet a quarter of what truncation to 16 fraction bits does to values of 1.
 DISTURBANCE = 2.0**-18
+# What that does to a logit of any honest network, as a share of the logit: a dozen layers, each moving it by the
+# disturbance once, add up like a random walk to a few times it. A class that images hardly move needs this.
+HONEST_MOVE = 16 * DISTURBANCE
 # And the values that count as none at all: far above the smallest numbers of fp32 (1e-38), whose rounding is coarse.
 NEGLIGIBLE = 1e-30
 # Largest movement of a logit, over its class's spread, under that disturbance. Networks of fifty layers stay below
