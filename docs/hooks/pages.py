@@ -18,14 +18,16 @@ BORROWED = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHAN
 RESULTS = "benchmarks/results/"
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Lay the three folders out as the one package that they are installed as, for the reference, which reads files."""
+def on_startup(**_: object) -> None:
+    """Lay the three folders out as the one package that they are installed as, for the reference, which reads files.
+
+    Before any plugin is configured: the reference's leaves out paths that are not there.
+    """
     package = ROOT / "build" / "package" / "aurep"
     shutil.rmtree(package, ignore_errors=True)
     shutil.copytree(ROOT / "toolkit", package)
     for part in ("exporters", "validators"):
         shutil.copytree(ROOT / part, package / part)
-    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
