@@ -86,7 +86,8 @@ class _Work:
     @cached_property
     def drawn(self) -> NDArray[Any]:
         """Inputs that whoever wrote the file could not choose."""
-        return drawn(self.model, self.metadata.input if self.metadata is not None else None)
+        with stage("while drawing images as the file claims them"):
+            return drawn(self.model, self.metadata.input if self.metadata is not None else None)
 
     @property
     def input(self) -> InputClaim:
@@ -197,8 +198,9 @@ def _run_checks(
 
 def _check_rounding(work: _Work, session: Session, stored: Samples | None) -> None:
     """Listed only where it fails."""
+    own = work.drawn
     with stage("while disturbing the graph's numbers"):
-        check = check_rounding(work.model, stored, work.drawn, session.provider)
+        check = check_rounding(work.model, stored, own, session.provider)
     work.checks.extend([check] if check is not None else [])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -51,12 +52,14 @@ def spread_of(logits: Logits) -> NDArray[np.float64]:
     A class whose logit is huge, or has a huge constant, hides no error of the others. But a class that images hardly
     move is held to no finer scale than `LEAST_SPREAD` of a logit's usual size: its own last bits move by more.
     """
+    if not logits.size:  # a graph that leaves nothing of its images
+        return np.zeros(prod(logits.shape[1:]))
     wide = logits.astype(np.float64).reshape(len(logits), -1)
     with np.errstate(invalid="ignore"):  # what is not finite has failed already
         moved: NDArray[np.float64] = np.ptp(wide, axis=0) / 2
         if len(wide) == 1:
             moved = np.abs(wide[0]) if wide.shape[1] == 1 else np.full(wide.shape[1], np.ptp(wide) / 2)
-        usual = float(np.median(np.abs(wide).max(axis=0))) if wide.size else 0.0
+        usual = float(np.median(np.abs(wide).max(axis=0)))
     return np.maximum(moved, LEAST_SPREAD * usual)
 
 

@@ -15,6 +15,8 @@ from aurep.errors import AurepError
 from aurep.metadata import InputClaim, SiteClaim
 from aurep.validators import validate
 from aurep.validators.checks.localise import check_localise
+from aurep.validators.checks.parity import difference, spread_of
+from aurep.validators.checks.tolerances import PARITY_SCALED
 from aurep.validators.report import Report
 from aurep.validators.sites.recovery import recover_sites
 from tests.validators import graphs
@@ -317,3 +319,18 @@ def test_samples_that_show_nothing_are_not_all_that_is_looked_at(tmp_path: Path)
     zeros = np.zeros((6, *graphs.SHAPE), np.float32)
     np.savez(folder / "samples.npz", inputs=zeros, logits=graphs.reference(made.model, zeros), labels=np.zeros(6, int))
     assert "rounding" in failed(validate(folder))
+
+
+def test_a_graph_that_leaves_nothing_of_its_images_has_no_spread() -> None:
+    """As a Slice up to the last image does at a batch of one."""
+    empty = np.zeros((0, 3), np.float32)
+    assert spread_of(empty).tolist() == [0.0, 0.0, 0.0]
+    assert difference(empty, empty).scaled == 0
+
+
+def test_a_class_that_images_hardly_move_is_not_held_to_its_rounding() -> None:
+    """Of logits of size 1 that move by 1e-4, an error of 3e-8 is the last bit of fp32."""
+    logits = np.array([[1.0, -1.0], [1.0001, -1.0001]], np.float32)
+    off = logits + np.float32(1.2e-7)
+    assert difference(off, logits).scaled <= PARITY_SCALED
+    assert difference(logits + np.float32(1e-4), logits).scaled > PARITY_SCALED

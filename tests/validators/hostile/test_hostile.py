@@ -32,7 +32,7 @@ BROKEN: dict[str, tuple[files.Builder, str]] = {
     "expression without end": (files.digits, f"{RUNNING} in the ONNX reference.* 4 s"),
     "einsum without end": (files.einsum, f"{RUNNING}.*(4 s|memory)"),
     "200 products": (files.products, f"{RUNNING}.*(4 s|memory)"),
-    "gigabyte input": (files.gigabyte_input, "while disturbing the graph.* memory"),
+    "gigabyte input": (files.gigabyte_input, "while drawing images.* memory"),
     "a million digits": (files.million_digits, "while "),
 }
 
@@ -101,7 +101,7 @@ def test_broken_samples_are_refused(put: Callable[[Path], object], tmp_path: Pat
 
 CLAIMS: dict[str, tuple[files.Builder, str]] = {
     "resized to 3000 by 3000": (files.claiming(shape=(1, 3000, 3000)), "while loading the data.* memory"),
-    "five means": (files.claiming(shape=(1, 8, 8), mean=(0.0,) * 5, std=(1.0,) * 5), "while (measuring|disturbing)"),
+    "five means": (files.claiming(shape=(1, 8, 8), mean=(0.0,) * 5, std=(1.0,) * 5), "while drawing images"),
     "of no shape": (files.claiming(shape=(), layout="NF"), "while measuring"),
     "flat": (files.claiming(shape=(144,), layout="NF"), "while measuring"),
 }
@@ -151,8 +151,12 @@ def test_the_answer_is_what_the_process_itself_would_give(bundle: Path, tmp_path
     assert count_relus(bundle) == count_here(bundle)
     assert json.dumps(inspect(bundle).to_dict()) == json.dumps(inspect_here(bundle).to_dict())
     there, here = validate(bundle, budget="50%"), validate_here(bundle, budget="50%")
-    # Images are drawn anew each time, so what was measured on them differs in its last digits.
-    assert [(check.name, check.passed) for check in there.checks] == [(c.name, c.passed) for c in here.checks]
+    drawn = [dict(json.loads(one.to_json())) for one in (there, here)]
+    for one in drawn:  # parity is measured on images drawn anew each time: its last digits are no part of the answer
+        (parity,) = [check for check in one["checks"] if check["name"] == "parity"]
+        for key in ("measured", "hint", "detail"):
+            del parity[key]
+    assert drawn[0] == drawn[1]
     assert type(there.checks[0]) is type(here.checks[0])
 
 
