@@ -1,8 +1,8 @@
-"""Values of the small constants that shapes may depend on, computed with the ONNX reference implementation.
+"""Values of constants, computed with the ONNX reference implementation.
 
 Only what every implementation computes alike is folded: integers, and floats that are merely moved. (The last bit of a
-Tanh differs between runtimes, and a graph can make its shape, or its mask, hang on it.) Nothing beyond `FOLD_LIMIT`
-elements is folded: shape arithmetic needs a handful, and folding must never cost memory.
+Tanh differs between runtimes, and a graph can make its shape, or its mask, hang on it.) Where shapes are inferred,
+nothing beyond `FOLD_LIMIT` elements is folded: shape arithmetic needs a handful, and folding must never cost memory.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from aurep.validators.stages import stage
 FOLD_LIMIT = 4096  # elements
 _EXACT_FLOAT = 2**24  # integers below are numbers of fp32
 _MOVES = operators(
-    "Identity Reshape Flatten Squeeze Unsqueeze Transpose Concat Gather GatherElements GatherND Slice Split Expand Tile"
+    "Identity Reshape Flatten Squeeze Unsqueeze Transpose Concat Gather GatherElements GatherND Slice Split Expand "
+    "Tile Where Neg"
 )
 _INTEGER = operators(
-    "Add Sub Mul Neg Max Min Range ReduceSum ReduceProd ReduceMax ReduceMin Where Equal Greater Less Not And Or "
+    "Add Sub Mul Max Min Range ReduceSum ReduceProd ReduceMax ReduceMin Equal Greater Less Not And Or CumSum "
     "ConstantOfShape NonZero"
 )
 _QUOTIENTS = operators("Div Mod")
+_FLOATS = (np.float32, np.float64)
 
 
 def measured(node: onnx.NodeProto, source: Fact, fact: Fact, dynamic: bool) -> Fact:
@@ -71,8 +73,23 @@ def is_exact(node: onnx.NodeProto, values: Sequence[NDArray[Any]]) -> bool:
         numbers = np.asarray(values[0], np.float64) if np.issubdtype(values[0].dtype, np.floating) else values[0]
         with np.errstate(invalid="ignore"):
             exact = bool(np.all(np.abs(numbers) < _EXACT_FLOAT) and np.all(numbers == np.trunc(numbers)))
-        return values[0].dtype == wide or (exact and wide in (bool, np.int32, np.int64, np.float32, np.float64))
+        widened = whole and np.issubdtype(wide, np.integer) and np.can_cast(values[0].dtype, wide)
+        return widened or values[0].dtype == wide or (exact and wide in (bool, np.int32, np.int64, *_FLOATS))
+    if node.op_type == "ScatterElements":
+        return _scatters_in_any_order(node, values)
     return node.op_type in _MOVES or (whole and node.op_type in _INTEGER)
+
+
+def _scatters_in_any_order(node: onnx.NodeProto, values: Sequence[NDArray[Any]]) -> bool:
+    """Whether no two updates meet, and none lies outside: implementations differ in what they make of those."""
+    settings, (data, indices) = attributes(node), values[:2]
+    axis = settings.get("axis", 0)
+    if settings.get("reduction", b"none") != b"none" or not -data.ndim <= axis < data.ndim:
+        return False
+    length = data.shape[axis]
+    within = bool(np.all((indices >= -length) & (indices < length)))
+    ordered = np.sort(np.where(indices < 0, indices + length, indices), axis=axis)
+    return within and bool(np.all(np.diff(ordered, axis=axis)))
 
 
 def evaluated(

@@ -95,10 +95,10 @@ class Expression:
         return replace(self, terms=terms)
 
     def floored(self, constant: NDArray[Any]) -> Expression:
-        """max(self, constant), where the constant is a number (0: a ReLU) or no bound at all."""
+        """max(self, constant), where the constant is a number (0: a ReLU; NaN: unknown) or no bound at all."""
         floor = self.spread(constant)
         idle = floor <= FLOOR_NEVER
-        if not (np.isfinite(floor) | idle).all():
+        if np.isposinf(floor).any():
             raise NotASiteError("a floor is no number")
         return replace(self.rectified(~idle), lowered=self.lowered or bool(floor[~idle].any()))
 
@@ -115,7 +115,7 @@ class Expression:
         product = np.zeros_like(a)
         for i in range(3):
             for j in range(3):
-                term = _times(a[i], b[j]) * ((a[i] != 0) & (b[j] != 0))
+                term = np.where((a[i] != 0) & (b[j] != 0), _times(a[i], b[j]), np.float32(0))
                 if i + j < 3:
                     product[i + j] = _plus(product[i + j], term)
                 elif term.any():

@@ -5,10 +5,10 @@ it). The polynomials of z are other numbers than those of x,
 
     a x^2 + b x + c = (a z + b + 2 a K) z + K',   K' = c + K (b + a K),   max(x, 0) = max(z, -K) + K,
 
-but with K = 0 they are the same, so the nodes are followed once more as if K were 0, with K' then added: that must be
-the site itself, bit for bit. What no K changes is compared with what the graph really computes: which elements are a
-maximum with a number, and the leading coefficients. Whether the constants meet what they belong to, only running the
-graph can tell.
+but with K = 0 they are the same, so the nodes are followed once as if K were 0, with K' then added: that must be the
+site itself, bit for bit. And once as if K could be any number, since no two runtimes need compute the same K: which
+elements are a maximum with a number, and the leading coefficients, no K may change. Whether the constants meet what
+they belong to, only running the graph can tell.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from aurep.validators.sites.expression import Expression, NotASiteError
 
 @dataclass(frozen=True)
 class Moved:
-    """`name` of K', and the constants of the graph `without` K."""
+    """`name` of K', and the constants of the graph `without` K, and for `any` K."""
 
     name: str
     without: Constants
+    any: Constants
 
     @classmethod
     def of(cls, coming: Iterable[str], leaving: Iterable[str], constants: Constants) -> Moved:
         """At most one constant `coming` and one `leaving`, at least one of both."""
-        without = Constants(constants.model, constants.facts)
-        for name in coming:
-            without.known[name] = np.zeros_like(constants.value(name))
-        return cls(next(iter([*leaving, *coming])), without)
+        names = list(coming)
+        without, unknown = (constants.supposing(names, value) for value in (0.0, np.nan))
+        return cls(next(iter([*leaving, *names])), without, unknown)
 
 
 def unpushed(pushed: Expression, alone: Expression, moved: Moved) -> Expression:
-    """The site itself, of what its nodes compute and what they would compute `alone`, without K.
+    """The site itself, of what its nodes compute with any K and what they would compute `alone`, without one.
 
     Raises NotASiteError where K changes more than it may.
     """

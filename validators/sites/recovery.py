@@ -157,10 +157,12 @@ class _Reader:
             raise NotASiteError("a site has one input and one output")
         source, output = outside.pop(), leaving[0]
         used, moved = self.constants, self.moved(nodes)
-        final = self.computed(output, work, source, used)
-        if moved is not None:
+        if moved is None:
+            final = self.computed(output, work, source, used)
+        else:
             used = moved.without
-            final = unpushed(final, self.computed(output, work, source, used), moved)
+            pushed, alone = (self.computed(output, work, source, constants) for constants in (moved.any, used))
+            final = unpushed(pushed, alone, moved)
         shape = self.shape(source)
         _check_whole(final, shape)
         polynomial = _full_polynomial(self.follow(work, source, used), shape, final)
