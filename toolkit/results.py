@@ -18,7 +18,7 @@ from aurep.files import write_text
 from aurep.metadata import Count, InputClaim, TrainingClaim
 
 FILE, BUDGET = "run.json", "budget.json"
-_BUDGET_KEYS = {"relu_budget", "relu_count", "relu_total", "sites"}
+_BUDGET_KEYS = {"relu_budget", "max_sites", "relu_count", "relu_total", "sites"}
 
 
 class WidthResult(BaseModel):
@@ -40,6 +40,7 @@ class RunResult(BaseModel):
 
     run_dir: Path = Field(exclude=True)
     relu_budget: Count
+    max_sites: Count | None = None  # at which ReLUs were allowed; None: all
     relu_count: Count
     relu_total: Count
     sites: tuple[Annotated[ReluSite, PlainSerializer(ReluSite.to_dict)], ...]
@@ -55,6 +56,11 @@ class RunResult(BaseModel):
         if self.training.test_accuracy is None or self.training.teacher_test_accuracy is None:
             raise ValueError("the test accuracies of the network and its teacher are missing")
         return self
+
+    @property
+    def relu_sites(self) -> int:
+        """At how many sites ReLUs stay."""
+        return sum(site.kept > 0 for site in self.sites)
 
     @property
     def test_accuracy(self) -> float:
@@ -77,7 +83,7 @@ class RunResult(BaseModel):
     def write(self) -> None:
         """Write `run.json` last: its presence says that the run is complete."""
         for name, keys in ((BUDGET, _BUDGET_KEYS), (FILE, None)):
-            fields = self.model_dump(mode="json", include=keys)
+            fields = self.model_dump(mode="json", include=keys, exclude_none=keys is not None)
             write_text(self.run_dir / name, json.dumps(fields, indent=2) + "\n")
 
 

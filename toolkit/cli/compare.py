@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     help="A name for --methods that stands for these keys of the recipe.",
 )
 @click.option("--budgets", default="20%,5%,2%", show_default=True, help="Comma-separated budgets.")
+@click.option("--max-sites", "max_sites", metavar="K,...", help="Every method also with ReLUs at K sites at most.")
 @click.option("--seeds", default="0,1,2", show_default=True, help="Comma-separated seeds.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set lies.")
 @click.option("--out", type=click.Path(path_type=Path), help="Shared folder of runs.  [default: runs/compare-RECIPE]")
@@ -33,6 +34,7 @@ def command(
     methods: str,
     variants: tuple[tuple[str, str], ...],
     budgets: str,
+    max_sites: str | None,
     seeds: str,
     data_dir: Path | None,
     out: Path | None,
@@ -57,9 +59,23 @@ def command(
     console = Console()
     config = read(recipe, [*extra, *overrides])
     named = {name: shlex.split(keys) for name, keys in variants}
-    rows = compare(config, folder, _list(methods), _list(budgets), [int(n) for n in numbers], console, named)
+    limited = _at_few_sites(_list(methods), _list(max_sites or ""), named)
+    chosen = [*_list(methods), *limited]
+    rows = compare(config, folder, chosen, _list(budgets), [int(n) for n in numbers], console, named | limited)
     console.print(_table(rows))
     console.print(f"{folder / 'comparison.html'}", highlight=False)
+
+
+def _at_few_sites(methods: list[str], counts: list[str], variants: dict[str, list[str]]) -> dict[str, list[str]]:
+    """A variant for each method (or variant) and number of sites."""
+    return {
+        f"{method}, {count} site{'' if count == '1' else 's'}": [
+            *variants.get(method, [f"search.method='{method}'"]),
+            f"search.max_sites={count}",
+        ]
+        for method in methods
+        for count in counts
+    }
 
 
 def _list(text: str) -> list[str]:

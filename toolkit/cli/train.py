@@ -20,6 +20,7 @@ _SHORTCUTS = {  # option -> the configuration key it sets
     "maxpool": "model.maxpool",
     "teacher": "baseline.checkpoint",
     "budget": "search.budget",
+    "max_sites": "search.max_sites",
     "method": "search.method",
     "degree": "search.degree",
     "device": "train.device",
@@ -37,6 +38,9 @@ _SHORTCUTS = {  # option -> the configuration key it sets
 @click.option("--maxpool", type=click.Choice(["max", "avg"]), help="avg swaps max-pooling, which compares as well.")
 @click.option("--teacher", metavar="SOURCE", help="Own weights: a file, a run, hf:REPO or timm:NAME; no baseline then.")
 @click.option("--budget", help="ReLU elements that may stay: 12900, 12.9k, or a share such as 10%.")
+@click.option(
+    "--max-sites", type=click.IntRange(min=0), metavar="K", help="Sites that ReLUs may stay at: fewer rounds."
+)
 @click.option("--method", help="autorep, snl, senet, saliency, random, uniform or layerwise.")
 @click.option("--degree", type=click.Choice(["2", "1", "0"]), help="Degree of the polynomials; 0 is the identity.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder to write.  [default: runs/<what it is>]")

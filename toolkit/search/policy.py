@@ -23,7 +23,7 @@ class Policy:
 
     Options: ClassVar[type[BaseModel]]  # of [search.options]; unknown keys are refused
     default_degree: ClassVar[Literal[0, 1, 2]] = 2  # of the polynomials, where search.degree is not given
-    uses_teacher: ClassVar[bool] = False  # wants `watch`, and the teacher to run in every step, after the student
+    uses_teacher: bool = False  # wants `watch`, and the teacher to run in every step, after the student
     found: int | None = None  # elements that the method kept by itself, before a projection to the budget
 
     def __init__(self, sites: Sequence[HybridActivation], budget: int, options: Any, seed: int, *, steps: int) -> None:
@@ -33,6 +33,11 @@ class Policy:
         """
         self.sites, self.budget, self.options, self.seed, self.steps = sites, budget, options, seed, steps
         self.total = total_elements(sites)
+
+    @classmethod
+    def options_at(cls, options: Any, chosen: Sequence[int]) -> Any:
+        """`options` for a search of the sites of these indices alone: what it lists per site, for them."""
+        return options
 
     def watch(self, teacher: nn.Module, activations: Sequence[nn.Module]) -> None:
         """Called once, before all else, where `uses_teacher`: modules whose outputs are the teacher's, site by site."""

@@ -54,7 +54,7 @@ class Senet(Policy):
 
     Options: ClassVar[type[BaseModel]] = SenetOptions
     default_degree: ClassVar[Literal[0, 1, 2]] = 0
-    uses_teacher: ClassVar[bool] = True
+    uses_teacher = True
 
     def __init__(
         self, sites: Sequence[HybridActivation], budget: int, options: SenetOptions, seed: int, *, steps: int
@@ -74,6 +74,11 @@ class Senet(Policy):
         self.differences = [torch.zeros_like(site.alpha, requires_grad=False) for site in sites]
         self._outputs: dict[int, Tensor] = {}
         self._hooks: list[Any] = []
+
+    @classmethod
+    def options_at(cls, options: Any, chosen: Sequence[int]) -> Any:
+        eta = options.eta
+        return options if eta is None else options.model_copy(update={"eta": [eta[k] for k in chosen]})
 
     def watch(self, teacher: nn.Module, activations: Sequence[nn.Module]) -> None:
         eta = self._sensitivities(teacher, activations)

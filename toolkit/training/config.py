@@ -163,6 +163,7 @@ class SearchConfig(StudentConfig):
 
     method: str = "autorep"  # which elements stay ReLU
     budget: int | str = "10%"  # elements that may: 12900, "12.9k", or a share
+    max_sites: int | None = Field(default=None, ge=0)  # at which ReLUs may stay, the best; None: all
     degree: Literal[0, 1, 2] | None = None  # None: the method's own, 0 for snl and senet, 2 for the others
     coefficients: Literal["channel", "element"] = "channel"  # one polynomial for each
     width_multipliers: tuple[Share, ...] = (1.0,)  # networks of the first channels, trained along (SENet++)

@@ -23,7 +23,7 @@ class EpochRow(TypedDict):
     relu_count: int | None
     seconds: float
     images_per_second: float
-    kept: dict[str, int]  # ReLUs at each site; not in the file
+    kept: dict[str, int]  # ReLUs at each site; column relu_sites: at how many there are any
     inputs: dict[str, float]  # the largest |x| at each site in validation; columns largest_input and its site
     recovered: NotRequired[int]  # in a search: elements that were replaced and came back in this epoch
     kept_before_projection: NotRequired[int]  # in a search's last row: elements that it kept by itself
@@ -43,6 +43,7 @@ def write_metrics(path: Path, rows: Sequence[EpochRow]) -> None:
 
 def _flat(row: EpochRow) -> dict[str, object]:
     line: dict[str, object] = {key: value for key, value in row.items() if key not in ("narrower", "inputs", "kept")}
+    line["relu_sites"] = sum(count > 0 for count in row["kept"].values()) if row["kept"] else None
     widest = max(row["inputs"], key=row["inputs"].__getitem__, default=None)
     line |= {"largest_input": row["inputs"][widest] if widest else None, "largest_input_site": widest}
     return line | {f"val_accuracy_{share}": accuracy for share, accuracy in row.get("narrower", {}).items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from aurep.data import ImageData
 from aurep.data.loader import Loader
 from aurep.errors import AurepError
 from aurep.results import RunResult
-from aurep.search import Policy, check_options, policy_class
+from aurep.search import Policy, check_options, choose_sites, make_policy
 from aurep.surgery import (
     add_narrower,
     fit_polynomials,
@@ -200,8 +201,9 @@ class Pipeline:
         student.requires_grad_(True)
         if state is None:
             self._refit(student)
+        chosen = self._chosen(student, state)
         self._normalise(student, config)
-        policy = self._policy(student)
+        policy = self._policy(student, chosen)
         taught, activations = self._watched(teacher, student, config, policy.uses_teacher)
         if policy.uses_teacher and taught is not None:
             policy.watch(taught, activations)
@@ -217,6 +219,21 @@ class Pipeline:
         for site in hybrid_sites(student):
             if site.coefficients is not None:
                 site.set_coefficients(self.fabric.broadcast(site.coefficients.detach()))
+
+    def _chosen(self, student: nn.Module, state: dict[str, Any] | None) -> list[int] | None:
+        """The sites that a search keeps ReLUs at, where it is not to keep them at all."""
+        most, sites, loader = self.config.search.max_sites, hybrid_sites(student), self._loader("train")
+        if most is None or most >= len(sites):
+            return None
+        if state is not None and "chosen" in state["policy"]:
+            return list(state["policy"]["chosen"])
+        size = -(-self.config.train.batch_size // self.config.train.accumulate)  # what gradients have memory for
+        batches = islice(loader.epoch(0), -(-self.config.search.calibration // loader.batch_size))
+        parts = (part for x, y in batches for part in zip(x.split(size), y.split(size), strict=True))
+        chosen = choose_sites(student, sites, parts, self.budget, most)
+        names = ", ".join(sites[k].site for k in chosen)
+        self.progress.say(f"   ReLUs stay at {len(chosen)} of {len(sites)} sites{names and ': '}{names}")
+        return self.fabric.broadcast(chosen)
 
     def _normalise(self, student: nn.Module, config: StudentConfig) -> None:
         """Polynomials as `config` trains them: over normalised powers, by the first training images, or plain."""
@@ -241,10 +258,10 @@ class Pipeline:
         phase.running_by = self.config.finetune.running_by
         self._fit(engine, phase, activations, state)
 
-    def _policy(self, student: nn.Module) -> Policy:
-        search, seed = self.config.search, derive(self.config.train.seed, "policy")
+    def _policy(self, student: nn.Module, chosen: list[int] | None = None) -> Policy:
+        search, seed, sites = self.config.search, derive(self.config.train.seed, "policy"), hybrid_sites(student)
         steps = search.epochs * len(self._loader("train", "search"))
-        return policy_class(search.method)(hybrid_sites(student), self.budget, self.options, seed, steps=steps)
+        return make_policy(search.method, sites, self.budget, self.options, seed, steps=steps, chosen=chosen)
 
     def _watched(
         self, teacher: nn.Module, student: nn.Module, config: StudentConfig, hooked: bool = False

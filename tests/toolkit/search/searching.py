@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import aurep
 from aurep import HybridActivation
-from aurep.search import Policy, check_options, policy_class
+from aurep.search import Policy, check_options, make_policy
 from aurep.surgery import hybrid_sites, tap_activations
 
 SIZES = [3 * 6 * 6, 4 * 3 * 3, 10]
@@ -42,6 +42,7 @@ class Search:
     options: dict[str, Any] | None = None
     epochs: int = 2
     steps: int = 3  # per epoch
+    chosen: list[int] | None = None  # sites that may keep ReLUs; None: all
     start: bool = True  # else the test loads a state instead
 
     def __post_init__(self) -> None:
@@ -51,7 +52,9 @@ class Search:
         self.sites: list[HybridActivation] = hybrid_sites(self.student)
         options = check_options(self.method, self.options or {})
         steps = self.epochs * self.steps
-        self.policy: Policy = policy_class(self.method)(self.sites, self.budget, options, 7, steps=steps)
+        self.policy: Policy = make_policy(
+            self.method, self.sites, self.budget, options, 7, steps=steps, chosen=self.chosen
+        )
         if self.policy.uses_teacher:
             self.teacher, activations = tap_activations(self.teacher, ("relu",), [site.site for site in self.sites])
             self.policy.watch(self.teacher, activations)

@@ -45,6 +45,12 @@ for method in POLICIES:
     dist.all_gather_object(counts, [site.kept for site in result.sites])
     assert counts[0] == counts[1], method
     assert method == "layerwise" or result.relu_count == 77, method
+overrides = [f"baseline.checkpoint='{folder / 'teacher'}'", "search.method=saliency", "search.max_sites=2"]
+result = aurep.train(parse_config(recipe, "test", overrides), folder / "few")
+counts = [None, None]
+dist.all_gather_object(counts, [site.kept for site in result.sites])
+assert counts[0] == counts[1]
+assert (result.relu_count, result.relu_sites) == (77, 2)
 overrides = [f"baseline.checkpoint='{folder / 'teacher'}'", "search.method=senet", "finetune.epochs=1"]
 overrides.append("search.width_multipliers=[0.5, 1.0]")
 aurep.train(parse_config(recipe, "test", overrides), folder / "widths")
