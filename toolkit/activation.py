@@ -36,10 +36,11 @@ from torch.autograd.function import once_differentiable
 
 from aurep.budget import ReluSite
 from aurep.errors import AurepError
-from aurep.kernels import Needs, kernels_for
+from aurep.kernels import Needs, Training, kernels_for, training_kernels_for
 from aurep.kernels.eager import columns, widen
 from aurep.polynomial import check_degree, dapa
 from aurep.powers import MOMENTUM, fold, power_statistics, unfold
+from aurep.tails import excess_over
 
 
 class HybridActivation(nn.Module):
@@ -54,7 +55,7 @@ class HybridActivation(nn.Module):
         replaces: the kind of activation that it stands for.
 
     `blend` (a plain attribute, no state) is set by a search that fades elements out, and never outlives it; `running`,
-    in [0, 1], likewise by a phase.
+    in [0, 1], likewise by a phase, and `limit` by a penalty on tails.
     """
 
     mask: Tensor
@@ -75,7 +76,7 @@ class HybridActivation(nn.Module):
         self.per_element = per_element
         self.replaces = replaces
         self.blend = False
-        self.running = 0.0
+        self.running = self.limit = 0.0
         self.register_buffer("mask", torch.ones(self.shape, dtype=torch.bool))
         self.alpha = nn.Parameter(torch.ones(self.shape))
         rows = self.shape if per_element else self.shape[:1]
@@ -84,6 +85,7 @@ class HybridActivation(nn.Module):
         self.factors: nn.Parameter | None = None
         self.register_buffer("statistics", None)
         self._seen: Tensor | None = None  # statistics of the last training batch, until `follow`
+        self._excess: Tensor | None = None  # of its tails, until `take_excess`
 
     def forward(self, x: Tensor) -> Tensor:
         """x of shape (N, *shape) -> same shape and dtype. Changes no state, in train or eval."""
@@ -94,12 +96,38 @@ class HybridActivation(nn.Module):
             )
         if torch.onnx.is_in_onnx_export():
             return self._symbolic(x)
+        training = self.asked(x)
+        if training is not None:
+            polynomial = self.coefficients if self.factors is None else self.factors
+            y, excess, seen = TrainingFunction.apply(x, self.mask, self.alpha, polynomial, training)  # type: ignore[no-untyped-call]  # torch's
+            return self.note(y, excess, seen)
         coefficients = self.effective(x)
+        if self.training and self.limit:
+            self._excess = excess_over(x, self.statistics, self.limit)
         if self.blend:
             wide = widen(x)
             fallback = _polynomial(coefficients, wide)
             return (fallback + self.alpha * (wide.relu() - fallback)).to(x.dtype)
         return _hybrid(x, self.mask, self.alpha, coefficients)
+
+    def asked(self, x: Tensor) -> Training | None:
+        """What training asks besides the activation, where there are kernels for x that do it along; else None."""
+        follows = self.factors is not None
+        extra = self.training and not self.blend and (follows or self.limit > 0)
+        if not extra or (follows and self.per_element) or training_kernels_for(x) is None:
+            return None
+        return Training(self.statistics if follows else None, self.running, self.limit)
+
+    def note(self, y: Tensor, excess: Tensor | None, seen: Tensor | None) -> Tensor:
+        """Keep what such kernels found; returns y."""
+        self._excess, self._seen = excess, seen
+        return y
+
+    def take_excess(self) -> Tensor:
+        """Of the last training batch over `limit`, once."""
+        assert self._excess is not None
+        excess, self._excess = self._excess, None
+        return excess
 
     def effective(self, x: Tensor) -> Tensor | None:
         """The coefficients that x (N, *shape) is to be computed with."""
@@ -217,3 +245,34 @@ class HybridFunction(torch.autograd.Function):
         needs = Needs(of_x, of_alpha, of_coefficients)
         grad_x, grad_alpha, grad_coefficients = kernels_for(x).backward(grads[0], x, mask, alpha, coefficients, needs)
         return grad_x, None, grad_alpha, grad_coefficients
+
+
+class TrainingFunction(torch.autograd.Function):
+    """The same with all that `Training` asks: y, the excess of tails, the statistics of the batch's powers."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, mask: Tensor, alpha: Tensor, polynomial: Tensor | None, training: Training
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        kernels = training_kernels_for(x)
+        assert kernels is not None
+        y, seen, excess = kernels.training_forward(x, None, (), mask, polynomial, training)
+        ctx.save_for_backward(x, mask, alpha, training.statistics, *seen)
+        ctx.training = training._replace(statistics=None)
+        ctx.set_materialize_grads(False)
+        if seen[1] is not None:
+            ctx.mark_non_differentiable(seen[1])
+        return y, excess, seen[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        x, mask, alpha, statistics, *seen = ctx.saved_tensors
+        kernels = training_kernels_for(x)
+        assert kernels is not None
+        needs = Needs(True, ctx.needs_input_grad[2], ctx.needs_input_grad[3])
+        training = ctx.training._replace(statistics=statistics)
+        du, of_alpha, of_polynomial, _ = kernels.training_backward(
+            grads[0], grads[1], x, None, (), mask, alpha, tuple(seen), training, needs
+        )
+        return du, None, of_alpha, of_polynomial, None

@@ -2,8 +2,8 @@
 
     eager     a handful of cheap torch operations; anywhere, any dtype. The default on a CPU, and what torch.compile
               sees: a compiler makes its own kernels out of them.
-    cpu       C++, built on first use where a compiler is found; chosen with `using("compiled")`. One pass over memory
-              in each direction; float32 and bfloat16.
+    cpu       C++, built on first use where a compiler is found; chosen with `using("compiled")`, as runs in bf16 do.
+              One pass over memory in each direction, and one for each set of statistics; float32 and bfloat16.
     cuda      Triton's, where that package is installed; the default there. One pass in each direction; float32,
               bfloat16 and float16.
 
@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple, Protocol, cast
 import torch
 from torch import Tensor
 
+from aurep.distributed import rank_count
 from aurep.errors import AurepError
 from aurep.kernels import eager
 
@@ -42,6 +43,24 @@ class Needs(NamedTuple):
     x: bool
     alpha: bool
     coefficients: bool
+
+
+class Training(NamedTuple):
+    """What a training step asks of a site besides its activation (see `aurep.powers`, `aurep.tails`).
+
+    Args:
+        statistics: running ones (2 * degree, C) that the polynomial's factors (C, degree + 1) are folded with; None:
+            they are coefficients.
+        running: their share; the rest are the batch's.
+        limit: of tails, in deviations; 0: nobody asks.
+    """
+
+    statistics: Tensor | None
+    running: float
+    limit: float
+
+
+Seen = tuple[Tensor | None, Tensor | None, Tensor | None]  # coefficients, the batch's statistics, those of tails
 
 
 class Kernels(Protocol):
@@ -83,6 +102,36 @@ class Kernels(Protocol):
         any more, and may be overwritten."""
 
 
+class TrainingKernels(Kernels, Protocol):
+    """All of a site's training step at once, on one rank: nothing is made of u, which is as large as x."""
+
+    def training_forward(
+        self,
+        z: Tensor,
+        residual: Tensor | None,
+        norms: Sequence[Norm],
+        mask: Tensor,
+        polynomial: Tensor | None,
+        training: Training,
+    ) -> tuple[Tensor, Seen, Tensor | None]:
+        """The activation of u; what backward wants to see again; the excess of tails where there is a limit."""
+
+    def training_backward(
+        self,
+        g: Tensor,
+        of_excess: Tensor | None,
+        z: Tensor,
+        residual: Tensor | None,
+        norms: Sequence[Norm],
+        mask: Tensor,
+        alpha: Tensor,
+        seen: Seen,
+        training: Training,
+        needs: Needs,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+        """As `normed_backward`, with dL/dpolynomial for dL/dcoefficients."""
+
+
 _chosen: Choice = "auto"
 
 
@@ -118,6 +167,13 @@ def kernels_for(x: Tensor) -> Kernels:
     return cast(Kernels, eager)
 
 
+def training_kernels_for(x: Tensor) -> TrainingKernels | None:
+    """The implementation for tensors like x where it does all of a training step, else None."""
+    kernels = kernels_for(x)
+    able = hasattr(kernels, "training_forward") and rank_count() == 1
+    return cast(TrainingKernels, kernels) if able else None
+
+
 def triton_found() -> bool:
     return importlib.util.find_spec("triton") is not None
 
@@ -126,7 +182,7 @@ def describe() -> dict[str, str]:
     """Device -> what runs there, in words, for `aurep doctor`. Builds the compiled path if it can."""
     from aurep.kernels import cpu_build
 
-    found = {"CPU kernels": f"eager; kernels = 'compiled' would use {cpu_build.describe()}"}
+    found = {"CPU kernels": f"eager in fp32; in bf16, or with kernels = 'compiled': {cpu_build.describe()}"}
     if torch.cuda.is_available():
         found["CUDA kernels"] = "Triton" if triton_found() else "eager, since the triton package is not installed"
     return found

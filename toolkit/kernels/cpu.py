@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from aurep.kernels import Needs, Norm
+    from aurep.kernels import Needs, Norm, Seen, Training
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -32,7 +32,7 @@ def statistics(z: Tensor) -> tuple[Tensor, Tensor]:
 def normed_forward(
     z: Tensor, residual: Tensor | None, norms: Sequence[Norm], mask: Tensor, coefficients: Tensor | None
 ) -> Tensor:
-    y: Tensor = _operators().forward(z, residual, _flat(norms), mask, coefficients)
+    y: Tensor = _operators().forward(z, residual, _flat(norms), mask, coefficients, None, 0.0, 0.0)[0]
     return y
 
 
@@ -46,15 +46,50 @@ def normed_backward(
     coefficients: Tensor | None,
     needs: Needs,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-    wanted = (needs.alpha, needs.coefficients and coefficients is not None)
-    du, *gradients, sums = _operators().backward(g, z, residual, _flat(norms), mask, alpha, coefficients, *wanted)
-    of_alpha, of_coefficients = (gradient if want else None for gradient, want in zip(gradients, wanted, strict=True))
-    return du, of_alpha, of_coefficients, sums
+    plain = (coefficients, None, 0.0, None, None, 0.0)
+    found = _operators().backward(g, None, z, residual, _flat(norms), mask, alpha, *plain, needs.alpha)
+    return _wanted(found, needs)
 
 
 def norm_input(du: Tensor, z: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tensor, *, spent: bool = False) -> Tensor:
     dz: Tensor = _operators().norm_input(du, z, mean, a, b, c, spent)
     return dz
+
+
+def training_forward(
+    z: Tensor,
+    residual: Tensor | None,
+    norms: Sequence[Norm],
+    mask: Tensor,
+    polynomial: Tensor | None,
+    training: Training,
+) -> tuple[Tensor, Seen, Tensor | None]:
+    y, *seen, excess = _operators().forward(z, residual, _flat(norms), mask, polynomial, *training)
+    coefficients = polynomial if training.statistics is None else seen[0]
+    return y, (coefficients, seen[1], seen[2]), excess
+
+
+def training_backward(
+    g: Tensor,
+    of_excess: Tensor | None,
+    z: Tensor,
+    residual: Tensor | None,
+    norms: Sequence[Norm],
+    mask: Tensor,
+    alpha: Tensor,
+    seen: Seen,
+    training: Training,
+    needs: Needs,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+    coefficients, batch, over = seen
+    given = (coefficients, training.statistics, training.running, batch, over, training.limit)
+    found = _operators().backward(g, of_excess, z, residual, _flat(norms), mask, alpha, *given, needs.alpha)
+    return _wanted(found, needs)
+
+
+def _wanted(found: Sequence[Any], needs: Needs) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+    du, of_alpha, of_polynomial, sums = found
+    return du, of_alpha if needs.alpha else None, of_polynomial if needs.coefficients else None, sums
 
 
 def _flat(norms: Sequence[Norm]) -> list[Tensor]:

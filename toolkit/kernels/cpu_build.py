@@ -1,4 +1,4 @@
-"""Builds `cpu.cpp` and `cpu_loops.h` on first use.
+"""Builds `cpu.cpp` and what it includes on first use.
 
 With torch.utils.cpp_extension, which needs a C++ compiler and ninja, into a folder of the user's cache that is named
 after all that the machine code depends on: source, torch, compiler, processor. One process builds, others wait. Where
@@ -22,13 +22,19 @@ import pooch
 import torch
 from filelock import FileLock
 
-_SOURCES = [Path(__file__).with_name(name) for name in ("cpu.cpp", "cpu_loops.h")]
+_FILES = ("cpu.cpp", "cpu_layout.h", "cpu_loops.h", "cpu_parts.h", "cpu_powers.h")
+_SOURCES = [Path(__file__).with_name(name) for name in _FILES]
 # NaN must stay NaN, so no -ffast-math; these two only free comparisons to become selects.
 _FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 
 
 def available() -> bool:
     return _build() is None
+
+
+def must_build() -> bool:
+    """Whether `available` has to build first."""
+    return _missing() is None and not any(_folder().glob("aurep_cpu*.so"))
 
 
 def describe() -> str:
@@ -40,18 +46,24 @@ def describe() -> str:
 @cache
 def _build() -> str | None:
     """Load the library, building it where that was not done before. Returns why it cannot be had, or None."""
+    reason = _missing()
+    if reason is None:
+        try:
+            with _scripts_on_path():
+                _load()
+        except Exception as error:  # compilers fail in many ways, and none of them may stop a run
+            reason = f"it cannot be built ({str(error).splitlines()[0]})"
+    return reason
+
+
+def _missing() -> str | None:
+    """The tool that is wanting, if one is."""
     if platform.system() == "Windows":
         return "the compiled path is not made for Windows"
     with _scripts_on_path():
         if shutil.which(_compiler()) is None:
             return f"no C++ compiler {_compiler()!r} is found"
-        if shutil.which("ninja") is None:
-            return "ninja is not installed"
-        try:
-            _load()
-        except Exception as error:  # compilers fail in many ways, and none of them may stop a run
-            return f"it cannot be built ({str(error).splitlines()[0]})"
-    return None
+        return "ninja is not installed" if shutil.which("ninja") is None else None
 
 
 def _load() -> None:

@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 
 from aurep.activation import HybridActivation
 from aurep.distributed import sum_over_ranks
-from aurep.kernels import Needs, Norm, kernels_for
+from aurep.kernels import Needs, Norm, Seen, Training, kernels_for, training_kernels_for
 from aurep.surgery.norms import Batch, copied, is_batch_norm, norm_input_gradient, normalise, regraphed
 
 _SUMS = (operator.add, operator.iadd, torch.add)
@@ -59,10 +59,14 @@ class NormedActivation(nn.Module):
         )
         own = (first.weight, first.bias, first.mean, first.inverse)
         other = (second.weight, second.bias, second.mean, second.inverse) if second else (None, None, None, None)
-        site = self.site
-        inputs = (z, residual, *own, *other, site.mask, site.alpha, site.effective(z))
-        fused: Tensor = NormedFunction.apply(*inputs)  # type: ignore[no-untyped-call]  # torch's
-        return fused
+        site, training = self.site, self.site.asked(z)
+        if training is None:
+            polynomial = site.effective(z)
+        else:
+            polynomial = site.coefficients if site.factors is None else site.factors
+        inputs = (z, residual, *own, *other, site.mask, site.alpha, polynomial, training)
+        y, excess, seen = NormedFunction.apply(*inputs)  # type: ignore[no-untyped-call]  # torch's
+        return site.note(y, excess, seen)
 
     def _fusible(self, z: Tensor, residual: Tensor | None) -> bool:
         modules = [self.site, self.norm, *([] if self.residual_norm is None else [self.residual_norm])]
@@ -70,13 +74,15 @@ class NormedActivation(nn.Module):
         alike = residual is None or (residual.dtype == z.dtype and residual.shape == z.shape)
         several = z.numel() > z.shape[1]  # of a single value per channel there is no variance: the norm says so
         inside = all(m.training for m in modules) and tuple(z.shape[1:]) == self.site.shape
-        # Factors over the batch's own statistics need those of u before they meet it.
-        plain = not self.site.blend and (self.site.factors is None or self.site.running >= 1)
+        # What a training step asks for besides needs u, but with kernels that do it along.
+        alone = not self.site.limit and (self.site.factors is None or self.site.running >= 1)
+        plain = not self.site.blend and (alone or self.site.asked(z) is not None)
         return inside and alike and several and plain and not (hooked or torch.compiler.is_compiling())
 
 
 class NormedFunction(torch.autograd.Function):
-    """The maths of the module docstring."""
+    """The maths of the module docstring; and the excess of tails and the statistics of the batch's powers, where
+    `training` asks for them (see `aurep.activation.TrainingFunction`)."""
 
     @staticmethod
     def forward(
@@ -93,22 +99,41 @@ class NormedFunction(torch.autograd.Function):
         inverse_r: Tensor | None,
         mask: Tensor,
         alpha: Tensor,
-        coefficients: Tensor | None,
-    ) -> Tensor:
+        polynomial: Tensor | None,
+        training: Training | None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         own, other = (weight, bias, mean, inverse), (weight_r, bias_r, mean_r, inverse_r)
-        ctx.save_for_backward(z, residual, *own, *other, mask, alpha, coefficients)
-        return kernels_for(z).normed_forward(z, residual, _norms(own, other), mask, coefficients)
+        norms, excess = _norms(own, other), None
+        if training is None:
+            y = kernels_for(z).normed_forward(z, residual, norms, mask, polynomial)
+            seen: Seen = (polynomial, None, None)
+        else:
+            kernels = training_kernels_for(z)
+            assert kernels is not None
+            y, seen, excess = kernels.training_forward(z, residual, norms, mask, polynomial, training)
+        statistics = None if training is None else training.statistics
+        ctx.save_for_backward(z, residual, *own, *other, mask, alpha, statistics, *seen)
+        ctx.training = None if training is None else training._replace(statistics=None)
+        ctx.set_materialize_grads(False)
+        if seen[1] is not None:
+            ctx.mark_non_differentiable(seen[1])
+        return y, excess, seen[1]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        z, residual, *norms, mask, alpha, coefficients = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        z, residual, *norms, mask, alpha, statistics, coefficients, batch, over = ctx.saved_tensors
         own, other = norms[:4], norms[4:]
-        kernels = kernels_for(z)
         needs = Needs(True, ctx.needs_input_grad[11], ctx.needs_input_grad[12])
-        du, grad_alpha, grad_coefficients, sums = kernels.normed_backward(
-            grads[0], z, residual, _norms(own, other), mask, alpha, coefficients, needs
-        )
+        inputs = (z, residual, _norms(own, other), mask, alpha)
+        if ctx.training is None:
+            found = kernels_for(z).normed_backward(grads[0], *inputs, coefficients, needs)
+        else:
+            training, seen = ctx.training._replace(statistics=statistics), (coefficients, batch, over)
+            kernels = training_kernels_for(z)
+            assert kernels is not None
+            found = kernels.training_backward(grads[0], grads[1], *inputs, seen, training, needs)
+        du, grad_alpha, grad_polynomial, sums = found
         everywhere = sum_over_ranks(sums)
         grad_z = norm_input_gradient(du, z, own, everywhere[0], everywhere[1], spent=residual is None)
         of_norm = _norm_gradients(own, sums[0], sums[1])
@@ -118,7 +143,7 @@ class NormedFunction(torch.autograd.Function):
             assert residual is not None
             grad_residual = norm_input_gradient(du, residual, other, everywhere[0], everywhere[2], spent=True)
             of_other = _norm_gradients(other, sums[0], sums[2])
-        rest = (None, grad_alpha, grad_coefficients)
+        rest = (None, grad_alpha, grad_polynomial, None)
         return grad_z, grad_residual, *of_norm, None, None, *of_other, None, None, *rest
 
 

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from aurep.activation import HybridActivation
 from aurep.errors import AurepError
-from aurep.kernels.eager import per_channel, widen
-from aurep.powers import power_statistics
 from aurep.training.config import StudentConfig
-
-_IMAGES_SHARE = 4  # one image in so many is looked at for its range
-_LEAST_VARIANCE = 1e-5  # that of batch norms: a dead channel has no tails
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -109,63 +103,23 @@ class Pram:
 class RangePenalty:
     """Keeps the tails of sites' inputs short: for the polynomials, which square them, and for fixed-point arithmetic.
 
-        weight * sum over sites of mean over images of sum over elements of max(0, |x - mean| / sigma - limit)^2
+        weight * sum over sites of their excess over `limit` deviations (see `aurep.tails`)
 
-    with mean and sigma of the element's channel. What lies within `limit` deviations is left alone, whatever the site's
-    scale, and the gradient grows with the excess no faster than linearly. Images are drawn at random, so the first
-    quarter of a batch stands for all of it.
+    What lies within is left alone, whatever the site's scale, and the gradient grows with the excess no faster than
+    linearly.
 
     The idea is PILLAR's (Diaa et al., "Fast and Private Inference of Deep Neural Networks by Co-designing Activation
     Functions", USENIX Security 2024), whose tenth power of the absolute value lets a single outlier decide a step.
     """
 
     def __init__(self, sites: Sequence[HybridActivation], weight: float, limit: float) -> None:
-        self.weight, self.limit = weight, limit
-        self._excesses: dict[int, Tensor] = {}  # by site: a checkpointed one runs twice
-        self._hooks = [
-            site.register_forward_pre_hook(lambda m, args, k=k: self._see(k, m, args[0]))
-            for k, site in enumerate(sites)
-        ]
-
-    def _see(self, k: int, site: nn.Module, x: Tensor) -> None:
-        if site.training:
-            assert isinstance(site, HybridActivation)
-            x = x[: -(-len(x) // _IMAGES_SHARE)]
-            statistics = power_statistics(x.detach(), 1) if site.statistics is None else site.statistics
-            mean, variance = statistics[0], statistics[1]
-            inverse = torch.rsqrt(variance + _LEAST_VARIANCE)
-            self._excesses[k] = _Excess.apply(x, mean, inverse, self.limit)  # type: ignore[no-untyped-call]  # torch's
+        self.weight, self._sites = weight, sites
+        for site in sites:
+            site.limit = limit
 
     def __call__(self) -> Tensor:
-        value = self.weight * torch.stack([self._excesses[k] for k in sorted(self._excesses)]).sum()
-        self._excesses.clear()
-        return value
+        return self.weight * torch.stack([site.take_excess() for site in self._sites]).sum()
 
     def close(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-
-class _Excess(torch.autograd.Function):
-    """(z - clamp(z, -limit, limit))^2, z = (x - mean) / sigma, summed over elements, mean over images; saves x alone.
-
-    Mean and sigma are taken as constants: tails shall come in, not deviations go out.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, mean: Tensor, inverse: Tensor, limit: float) -> Tensor:
-        ctx.save_for_backward(x, mean, inverse)
-        ctx.limit = limit
-        return _beyond(x, mean, inverse, limit).square_().sum() / len(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        x, mean, inverse = ctx.saved_tensors
-        factor = per_channel(2 / len(x) * grads[0] * inverse, x)
-        return _beyond(x, mean, inverse, ctx.limit).mul_(factor).to(x.dtype), None, None, None
-
-
-def _beyond(x: Tensor, mean: Tensor, inverse: Tensor, limit: float) -> Tensor:
-    z = (widen(x) - per_channel(mean, x)).mul_(per_channel(inverse, x))
-    return z.sub_(z.clamp(-limit, limit))
+        for site in self._sites:
+            site.limit = 0.0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aurep import HybridActivation
-from aurep.kernels import Kernels, Needs, Norm, eager
+from aurep.kernels import Kernels, Needs, Norm, Training, TrainingKernels, eager
 from tests.tolerances import BFLOAT16, FLOAT16, FLOAT32
 
 ROUNDING = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
@@ -41,9 +41,11 @@ class Case:
             for _ in range(3)
         )
         channels = self.shape[0]
+        # Away from zero: a deviation that divides is worth no more digits than the values it is found from.
+        self.statistics = torch.rand(2 * self.degree, channels, generator=draw) + 0.5
         self.norms = [
-            Norm(torch.randn(channels, generator=draw), torch.rand(channels, generator=draw), torch.ones(channels))
-            for _ in range(2)
+            Norm(torch.randn(channels, generator=draw), scale, torch.ones(channels))
+            for scale in torch.rand(2, channels, generator=draw) + 0.5
         ]
 
 
@@ -76,6 +78,53 @@ def compare_normed(kernels: Kernels, case: Case, residual: Tensor | None, norms:
     *wanted, exact_sums = eager.normed_backward(double(case.g), *inputs, *map(double, rest))
     same_gradients(found, wanted, case.dtype)
     same(sums, exact_sums, torch.float32)
+
+
+def compare_training(kernels: TrainingKernels, case: Case, running: float, limit: float) -> None:
+    """Everything that a training step asks, against autograd through a site that does it piece by piece."""
+    for residual, count in ((None, 0), (None, 1), (case.residual, 1), (case.residual, 2)):
+        norms = case.norms[:count]
+        exact = [Norm(*map(double, norm)) for norm in norms]
+        site = HybridActivation(case.shape, case.degree).double().train()
+        site.set_mask(case.mask)
+        site.alpha.data.copy_(case.alpha)
+        polynomial = case.coefficients
+        if case.degree:
+            site.normalise(case.statistics)
+            assert site.factors is not None
+            site.factors.data.copy_(case.coefficients)
+        site.running, site.limit = running, limit
+        u = eager._normed(double(case.x), double(residual), exact) if count else double(case.x)
+        u.requires_grad_()
+        y = site(u)
+        seen = site._seen
+        (y * double(case.g)).sum().backward(retain_graph=bool(limit))
+        excess = site.take_excess() if limit else None
+        if excess is not None:
+            (0.3 * excess).backward()
+
+        statistics = None if site.statistics is None else site.statistics.float()
+        training = Training(statistics, running, limit)
+        inputs = (case.x, residual, norms, case.mask)
+        found, kept, found_excess = kernels.training_forward(*inputs, polynomial, training)
+        same(found, y.detach(), case.dtype)
+        assert (kept[1] is None) == (seen is None)
+        if kept[1] is not None:
+            same(kept[1], seen, torch.float32)
+        if excess is not None:
+            same(found_excess, excess.detach(), torch.float32)
+        needs = Needs(True, True, case.degree > 0)
+        du, *gradients, sums = kernels.training_backward(
+            case.g, torch.tensor(0.3) if limit else None, *inputs, case.alpha, kept, training, needs
+        )
+        of_factors = None if site.factors is None else site.factors.grad
+        same_gradients((du, *gradients), (u.grad, site.alpha.grad, of_factors), case.dtype)
+        others = (0, *range(2, u.dim()))
+        wanted = [u.grad.sum(others)]
+        for norm, raw in zip(exact, (case.x, residual), strict=False):
+            wanted.append((u.grad * (double(raw) - eager.per_channel(norm.mean, raw))).sum(others))
+        if count:
+            same(sums, torch.stack(wanted), torch.float32)
 
 
 def compare_norm(kernels: Kernels, case: Case) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from aurep import AurepError, HybridActivation
 from aurep.kernels import Needs, cpu, cpu_build, eager, kernels_for, using
-from tests.toolkit.kernels.comparing import Case, compare_all
+from tests.toolkit.kernels.comparing import Case, compare_all, compare_training
 
 compiled = pytest.mark.skipif(
     "not __import__('aurep.kernels.cpu_build', fromlist=['cpu_build']).available()", reason=cpu_build.describe()
@@ -30,6 +30,30 @@ def test_equals_eager_in_float64(
     shape: tuple[int, ...], dtype: torch.dtype, degree: int, per_element: bool, channels_last: bool, seed: int
 ) -> None:
     compare_all(cpu, Case(shape, dtype, degree, per_element, channels_last and len(shape) == 3, seed=seed))
+
+
+@compiled
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from([(3, 5, 4), (7,), (2, 6), (40, 3, 3), (2, 30, 30)]),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.sampled_from([0, 1, 2]),
+    st.booleans(),
+    st.sampled_from([0.0, 0.3, 1.0]),
+    st.sampled_from([0.0, 0.5]),
+    st.integers(0, 2**31),
+)
+def test_a_training_step_equals_its_pieces_in_float64(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    degree: int,
+    channels_last: bool,
+    running: float,
+    limit: float,
+    seed: int,
+) -> None:
+    case = Case(shape, dtype, degree, channels_last=channels_last and len(shape) == 3, images=9, seed=seed)
+    compare_training(cpu, case, running, limit)
 
 
 @compiled
