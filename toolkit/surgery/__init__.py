@@ -1,9 +1,10 @@
 """Rewriting networks through torch.fx: hybrid activations at activation calls, and what is done to such a network.
 
 `preparation` puts the sites in, `sites` works with them; `slimming` makes narrower networks of one, `fusion`, `norms`
-and `recompute` the network that is trained in its place.
+and `recompute` the network that is trained in its place, `folding` what a frozen one is run as.
 """
 
+from aurep.surgery.folding import folded
 from aurep.surgery.fusion import fuse
 from aurep.surgery.norms import sync_norms
 from aurep.surgery.preparation import prepare, tap_activations
@@ -22,6 +23,7 @@ __all__ = [
     "Narrow",
     "add_narrower",
     "fit_polynomials",
+    "folded",
     "fuse",
     "hybrid_sites",
     "narrowed",
