@@ -48,6 +48,8 @@ class RunResult(BaseModel):
     classes: tuple[str, ...]
     training: TrainingClaim
     narrower: tuple[WidthResult, ...] = ()
+    precision: str | None = None  # that training was computed in; None: the run is older than this field
+    kernels: str | None = None  # of the activations, in words
     seconds: float  # in the training loop
     finished: str  # date
 

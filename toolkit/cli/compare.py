@@ -50,6 +50,7 @@ def command(
     from aurep.cli.train import read
     from aurep.errors import AurepError
     from aurep.training.compare import compare
+    from aurep.training.heap import keep_freed_memory
 
     numbers = _list(seeds)
     if not all(number.isdigit() for number in numbers):
@@ -59,6 +60,7 @@ def command(
     console = Console()
     config = read(recipe, [*extra, *overrides])
     named = {name: shlex.split(keys) for name, keys in variants}
+    keep_freed_memory()
     limited = _at_few_sites(_list(methods), _list(max_sites or ""), named)
     chosen = [*_list(methods), *limited]
     rows = compare(config, folder, chosen, _list(budgets), [int(n) for n in numbers], console, named | limited)

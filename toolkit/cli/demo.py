@@ -25,12 +25,14 @@ def command(out: Path) -> None:
     from aurep.cli.train import read
     from aurep.exporters import export_run
     from aurep.training import train
+    from aurep.training.heap import keep_freed_memory
     from aurep.validators import render, validate
 
     console = Console(highlight=False)
     run, bundle = out / "run", out / "bundle"
     config = read("demo", [])
     console.rule("aurep train demo")
+    keep_freed_memory()
     result = train(config, run, resume=True, console=console)
     console.rule("aurep export")
     file = export_run(run, bundle)

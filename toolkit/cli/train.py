@@ -66,6 +66,7 @@ def command(
     from rich.console import Console
 
     from aurep.training import train
+    from aurep.training.heap import keep_freed_memory
     from aurep.training.reading import read_config
     from aurep.training.signals import Stopped
 
@@ -73,6 +74,7 @@ def command(
     if resume is not None and (recipe or out or given or overrides):
         raise click.UsageError("--resume goes on with the run as it was configured; give it alone.")
     config = read_config(resume) if resume is not None else read(recipe, [*given, *overrides])
+    keep_freed_memory()
     console = Console(quiet=quiet)
     try:
         shown = None if quiet else console

@@ -25,9 +25,11 @@ from aurep.errors import AurepError, Diverged
 from aurep.files import write_text
 from aurep.results import ComparisonRow, read_result
 from aurep.search import check_options
+from aurep.training.arithmetic import settle, settled_like
 from aurep.training.checkpoint import RunFolder
 from aurep.training.compare_page import comparison_page
 from aurep.training.config import Config, check_config, parse_config
+from aurep.training.progress import Progress
 from aurep.training.runs import RunBusy, train, train_baseline
 
 _LOOK_AGAIN_SECONDS = 5.0
@@ -81,10 +83,11 @@ def compare(
     cells = [Cell(m, str(b), s) for s in seeds for b in budgets for m in methods]
     if not cells:
         raise AurepError("nothing to compare; give at least one method, one budget and one seed.")
-    configs = {cell: cell_config(config, cell, (variants or {}).get(cell.method)) for cell in cells}
-    for checked in configs.values():
+    for cell in cells:
+        checked = cell_config(config, cell, (variants or {}).get(cell.method))
         check_options(checked.search.method, checked.search.options)
-    _claim(folder, config)
+    config = _claimed(folder, config, Progress(console))
+    configs = {cell: cell_config(config, cell, (variants or {}).get(cell.method)) for cell in cells}
     pending = cells
     while pending:
         left = [cell for cell in pending if not _attempt(cell, configs[cell], folder, console)]
@@ -148,13 +151,19 @@ def summarise(
             )
 
 
-def _claim(folder: Path, config: Config) -> None:
-    """The first worker writes the recipe; the others check theirs against it, but for where the data lies."""
+def _claimed(folder: Path, config: Config, progress: Progress) -> Config:
+    """The recipe of all workers. The first one writes it, with what its machine makes of "auto"; the others take that,
+    and check the rest of theirs against it, but for where the data lies."""
     path = folder / "recipe.toml"
     if not path.exists():
+        config = settle(config, progress.say)
         write_text(path, config.to_toml())
-    elif parse_config(path.read_text(), str(path)).digest() != config.digest():
+        return config
+    first = parse_config(path.read_text(), str(path))
+    config = settled_like(config, first)
+    if first.digest() != config.digest():
         raise AurepError(f"{folder} holds the comparison of another recipe; choose another folder with --out.")
+    return config
 
 
 def _attempt(cell: Cell, config: Config, folder: Path, console: Console | None) -> bool:

@@ -35,7 +35,7 @@ class _Section(BaseModel):
     def _no_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Python counts true as 1; a recipe that says `width = true` is mistaken."""
         wanted = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(value, bool) and wanted not in (bool, bool | None):
+        if isinstance(value, bool) and wanted not in (bool, bool | None, bool | Literal["auto"]):
             raise ValueError("true and false are no value for it")
         return value
 
@@ -101,11 +101,11 @@ class TrainConfig(_Section):
     seed: int = Field(default=0, ge=0)  # of everything random
     batch_size: int = Field(default=128, ge=1)  # images of a step, over all ranks
     device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto": CUDA where there is one
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # the last two as mixed precision
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # mixed; auto: bf16 where hardware has it, else fp32
     log: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv",)  # metrics.csv and experiment trackers
     checkpoint_minutes: Weight = 10.0  # also at every epoch's end, and on SIGTERM
-    kernels: Choice = "auto"  # of the hybrid activation: "compiled" builds C++ ones for the CPU
-    fuse: bool = False  # batch norm, residual sum and activation in one: saves no more than a plain network
+    kernels: Choice = "auto"  # of the hybrid activation: "compiled" builds C++ ones for the CPU; the default in bf16
+    fuse: bool | Literal["auto"] = "auto"  # batch norm, residual sum and activation in one; auto: with those kernels
     accumulate: int = Field(default=1, ge=1)  # parts that a batch is computed in, one after the other, to fit in memory
     checkpoint_activations: bool = False  # compute activations twice instead of keeping them
     compile: Literal["no", "default", "reduce-overhead"] = "no"  # torch.compile; the last with CUDA graphs

@@ -17,6 +17,7 @@ from aurep.files import write_bytes, write_text
 from aurep.metadata import InputClaim, TrainingClaim
 from aurep.results import RunResult, WidthResult
 from aurep.surgery import Narrow, narrower, relu_sites
+from aurep.training.arithmetic import kernels_of
 from aurep.training.checkpoint import RunFolder, portable, save_weights
 from aurep.training.config import Config
 from aurep.training.engine import evaluate
@@ -72,6 +73,8 @@ def measure(
         classes=tuple(data.classes),
         training=training,
         narrower=tuple(_measured(narrow, val, test) for narrow in narrower(student)),
+        precision=config.train.precision,
+        kernels=kernels_of(config),
         seconds=round(seconds, 1),
         finished=time.strftime("%Y-%m-%d"),
     )

@@ -16,7 +16,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from aurep.surgery import hybrid_sites
+from aurep.kernels import using
+from aurep.surgery import fuse, hybrid_sites
+from aurep.training.config import TrainConfig
 
 _STEPS = 3  # timed, after one that warms up
 _OPTIMIZER_COPIES = 4  # of a parameter: itself, its gradient, and two moments of AdamW
@@ -43,7 +45,7 @@ class Forecast:
         )
 
 
-def forecast(plain: nn.Module, student: nn.Module, x: Tensor, fabric: Fabric) -> Forecast:
+def forecast(plain: nn.Module, student: nn.Module, x: Tensor, fabric: Fabric, options: TrainConfig) -> Forecast:
     """Time training steps of the all-ReLU network and of the student beside its teacher, on inputs `x`.
 
     The student is timed with every element replaced, which is what most of its steps are close to.
@@ -52,7 +54,10 @@ def forecast(plain: nn.Module, student: nn.Module, x: Tensor, fabric: Fabric) ->
     for site in hybrid_sites(student):
         site.mask.zero_()
         site.alpha.requires_grad_(False)
-    with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
+    if options.fuse is True:
+        student = fuse(student)
+    devices = [fabric.device] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), using(options.kernels):
         baseline, first = _timed(copy.deepcopy(plain).train(), None, x, fabric)
         taught, second = _timed(student.train(), copy.deepcopy(plain).eval(), x, fabric)
     return Forecast({"baseline": baseline, "search": taught, "finetune": taught}, max(first, second))

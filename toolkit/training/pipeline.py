@@ -26,6 +26,7 @@ from aurep.search import Policy, check_options, choose_sites, make_policy
 from aurep.surgery import (
     add_narrower,
     fit_polynomials,
+    folded,
     hybrid_sites,
     narrower,
     normalise_like,
@@ -33,6 +34,7 @@ from aurep.surgery import (
     relu_sites,
     tap_activations,
 )
+from aurep.training.arithmetic import settle
 from aurep.training.checkpoint import RunFolder, load_weights, portable, read_weights, save_weights
 from aurep.training.collapse import LargestInputs, Standard, refuse_at_chance, standard
 from aurep.training.config import Config, StudentConfig
@@ -62,7 +64,9 @@ class Pipeline:
     own_teacher: dict[str, Tensor] | None = field(init=False)  # weights that the user brought along
 
     def __post_init__(self) -> None:
+        self.config = settle(self.config, self.progress.say)
         self.fabric = make_fabric(self.config)
+        self.progress.say(f"reading {self.config.data.name}")
         self.data = read_data(self.config, self.fabric)
         self.options = check_options(self.config.search.method, self.config.search.options)
         blank = prepare_student(self.config, self._network(), self.example)
@@ -125,7 +129,7 @@ class Pipeline:
             student = prepare_student(self.config, copy.deepcopy(plain).cpu(), self.example).to(self.fabric.device)
         if self.config.search.normalise:
             normalise_polynomials(student, [x])
-        expected = forecast(plain, student, x, self.fabric)
+        expected = forecast(plain, student, x, self.fabric, self.config.train)
         self.progress.plan(ahead, expected.seconds)
         if any(ahead.values()):
             self.progress.say(expected.sentence(ahead, self.fabric.device.type.upper()))
@@ -270,7 +274,9 @@ class Pipeline:
         if hooked or config.pram_weight:
             names = [site.site for site in hybrid_sites(student)]
             return tap_activations(teacher, self.config.model.replace, names)
-        return teacher if config.kd_weight else None, []
+        if not config.kd_weight:
+            return None, []
+        return folded(teacher) if self.config.train.precision == "bf16" else teacher, []
 
     def _fit(self, engine: Engine, phase: Phase, activations: list[nn.Module], state: dict[str, Any] | None) -> None:
         assert isinstance(phase.config, StudentConfig)

@@ -61,7 +61,7 @@ def train(
             )
         pipeline.fabric.barrier()
         if pipeline.fabric.is_global_zero and not folder.config.exists():
-            write_text(folder.config, checked.to_toml())
+            write_text(folder.config, pipeline.config.to_toml())
         try:
             return pipeline.run(resume)
         finally:

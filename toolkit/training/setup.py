@@ -8,32 +8,33 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from aurep.data import ImageData, load_data
 from aurep.data.memory import available_memory
-from aurep.errors import AurepError
 from aurep.models import build_model
 from aurep.search import policy_class
 from aurep.surgery import prepare
+from aurep.training.arithmetic import accelerator, settle
 from aurep.training.config import Config
 
-_PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+_MIXED: dict[str, Any] = {"bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def make_fabric(config: Config) -> Fabric:
     """Fabric on the configured device; under torchrun, one process of a DDP group."""
-    wanted = config.train.device
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise AurepError("train.device = 'cuda' but torch finds no CUDA device; use device = 'cpu' or 'auto'.")
-    accelerator = ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+    config = settle(config)
+    device = accelerator(config)
+    # As a plugin, since Fabric prints a line of its own where it is told a precision by name.
+    mixed = _MIXED.get(config.train.precision)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     fabric = Fabric(
-        accelerator=accelerator,
+        accelerator=device,
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         num_nodes=processes // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         strategy="ddp" if processes > 1 else "auto",
-        precision=_PRECISIONS[config.train.precision],
+        plugins=MixedPrecision(mixed, device) if mixed else None,
     )
     fabric.launch()
     if processes > 1:

@@ -18,7 +18,7 @@ from aurep.training.phase import Phase
 
 def runner(model: nn.Module, options: TrainConfig, ranks: int) -> nn.Module:
     """What is run in place of `model`: the very same modules, compiled or fused as configured."""
-    if options.fuse and options.compile == "no":  # a compiler finds its own fusions
+    if options.fuse is True and options.compile == "no":  # a compiler finds its own fusions
         model = fuse(model)
     if ranks > 1:
         model = sync_norms(model)

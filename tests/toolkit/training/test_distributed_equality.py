@@ -33,7 +33,7 @@ _DRIFT = 1e-3
 @pytest.mark.parametrize("option", ["fuse = false", "fuse = true", "fuse = true\ncheckpoint_activations = true"])
 def test_two_processes_equal_one_with_the_doubled_batch(option: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(_SCRIPT)
-    recipe = _RECIPE.replace("[train]", f"[train]\n{option}")
+    recipe = _RECIPE.replace("[train]", f'[train]\nprecision = "fp32"\n{option}')
     (tmp_path / "tiny.toml").write_text(recipe)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     for name, launcher in (("one", []), ("two", torchrun)):

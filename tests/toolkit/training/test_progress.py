@@ -15,6 +15,7 @@ from rich.console import Console
 import aurep
 from aurep.cli import main
 from aurep.models import build_model
+from aurep.training.config import TrainConfig
 from aurep.training.forecast import forecast, spoken, spoken_bytes
 from aurep.training.progress import Progress
 from tests.toolkit.training.tiny import tiny_config
@@ -70,7 +71,7 @@ def test_a_forecast_leaves_networks_and_random_numbers_alone_and_counts_what_a_s
     batches = [torch.randn(images, 3, 16, 16) for images in (4, 16, 64)]
     state = torch.get_rng_state()
     fabric = Fabric(accelerator="cpu", devices=1)
-    few, more, many = (forecast(plain, student, x, fabric) for x in batches)
+    few, more, many = (forecast(plain, student, x, fabric, TrainConfig()) for x in batches)
     assert all(seconds > 0 for seconds in few.seconds.values())
     # What is saved for backward grows with the batch; parameters, masks and the like do not.
     assert (many.memory - more.memory) / (more.memory - few.memory) == pytest.approx(48 / 12, rel=0.01)
@@ -86,8 +87,10 @@ def test_a_run_says_what_it_will_take_and_watching_it_changes_no_bit(tmp_path: P
     aurep.train(tiny_config(), tmp_path / "watched", console=console, verbose=True)
     aurep.train(tiny_config(), tmp_path / "silent")
     lines = said.getvalue().splitlines()
-    assert lines[0].startswith("training takes about ")
-    assert "a step holds" in lines[0]
+    reading = lines.index("reading digits")
+    assert lines[reading - 1].startswith("precision: ")
+    assert lines[reading + 1].startswith("training takes about ")
+    assert "a step holds" in lines[reading + 1]
     assert (
         sum("layer1.0.relu1: largest input" in line for line in lines) == 4
     )  # two epochs of search, two of finetuning
