@@ -70,13 +70,14 @@ class ReluBudget:
 _UNITS = {"k": Decimal(1_000), "m": Decimal(1_000_000)}
 
 
-def parse_budget(text: str | int, total: int) -> int:
+def parse_budget(text: str | int, total: int, name: str = "budget") -> int:
     """Read a budget as an element count.
 
     Args:
         text: ``12900``, ``"12900"``, ``"12.9k"``, ``"0.5M"`` or a percentage of `total` such as ``"10%"``
             (rounded down, so that it is never exceeded).
         total: activation elements of the model.
+        name: what errors call it.
 
     Raises:
         AurepError: not a number, not whole, negative, or above `total`.
@@ -87,16 +88,16 @@ def parse_budget(text: str | int, total: int) -> int:
     try:
         value = Decimal(number)
     except InvalidOperation:
-        raise AurepError(f"budget {text!r} is not a number; {expected}.") from None
+        raise AurepError(f"{name} {text!r} is not a number; {expected}.") from None
     if not value.is_finite():
-        raise AurepError(f"budget {text!r} is not finite; {expected}.")
+        raise AurepError(f"{name} {text!r} is not finite; {expected}.")
     value = value * total / 100 if unit == "%" else value * _UNITS.get(unit, Decimal(1))
     if unit != "%" and value != value.to_integral_value():
-        raise AurepError(f"budget {text!r} is not a whole number of elements; {expected}.")
+        raise AurepError(f"{name} {text!r} is not a whole number of elements; {expected}.")
     if value < 0:
-        raise AurepError(f"budget {text!r} is negative; the smallest is 0 (every activation a polynomial).")
+        raise AurepError(f"{name} {text!r} is negative; the smallest is 0 (every activation a polynomial).")
     if value > total:
         raise AurepError(
-            f"budget {text!r} is above the model's {total:,} activation elements; lower it to at most that."
+            f"{name} {text!r} is above the model's {total:,} activation elements; lower it to at most that."
         )
     return int(value)

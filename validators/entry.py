@@ -32,6 +32,7 @@ def validate(
     data: str | None = None,
     data_dir: str | Path | None = None,
     budget: str | int | None = None,
+    max_comparisons: str | int | None = None,
     max_accuracy_drop: float | None = None,
     min_accuracy: float | None = None,
     accuracy_by: Decided = "estimate",
@@ -50,6 +51,8 @@ def validate(
             run's, if that is on this machine.
         data_dir: where the data set lies.
         budget: ReLU elements allowed, as an element count, 12.9k or 10%; default: what the file claims.
+        max_comparisons: comparisons allowed per image, by ReLUs, max-pooling and all else together, written like a
+            budget; 10%: of what the network would make if all its activations were ReLUs.
         max_accuracy_drop: points that the test accuracy may lie below the teacher's (or below the claim).
         min_accuracy: percent that the test accuracy must reach.
         accuracy_by: what those two are held against: the measured figure, or the worse end of its 95 % interval.
@@ -72,6 +75,7 @@ def validate(
         "data": data,
         "data_dir": _absolute(data_dir),
         "budget": budget,
+        "max_comparisons": max_comparisons,
         "max_accuracy_drop": max_accuracy_drop,
         "min_accuracy": min_accuracy,
         "accuracy_by": accuracy_by,

@@ -32,6 +32,7 @@ def to_html(report: Report) -> str:
         ("Errors of the logits, over the largest one", _errors(details.get("parity", {}).get("histogram", {}))),
         ("Accuracy with its 95 % interval", _accuracy(report.checks)),
         ("Comparisons", _table(("operator", "elements per image"), sorted(report.comparisons.items()))),
+        ("Of these by max-pooling, which the ReLU budget does not bound", _poolings(report)),
         ("Bytes per image, by site", _bytes(report)),
     ]
     parts = "".join(f"<h2>{title}</h2>\n{body}\n" for title, body in sections if body)
@@ -67,6 +68,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     top = "".join(f"<th>{_cell(name)}</th>" for name in head)
     body = "".join("<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>\n" for row in rows)
     return f"<table><tr>{top}</tr>\n{body}</table>"
+
+
+def _poolings(report: Report) -> str:
+    return _table(("node", "elements per image"), list(report.poolings.items()))
 
 
 def _bars(report: Report) -> str:

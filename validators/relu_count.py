@@ -43,7 +43,7 @@ class ReluCount:
 
     Attributes:
         total: ReLU-like elements: everything that can serve as a ReLU, in whatever disguise.
-        pooling: elements compared by max-pooling proper, which no ReLU can hide in.
+        poolings: node -> elements compared by max-pooling proper, which no ReLU can hide in.
         sites: where the ReLU-like elements are.
         nodes: the same by the first output of the main graph's node that they belong to.
         comparisons: operator type -> elements, pooling included; what `aurep.comparisons` claims.
@@ -52,7 +52,7 @@ class ReluCount:
     """
 
     total: int
-    pooling: int
+    poolings: dict[str, int]
     sites: tuple[SiteCount, ...]
     nodes: dict[str, int]
     comparisons: dict[str, int]
@@ -66,6 +66,10 @@ class ReluCount:
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """What `to_dict` gave, after a way through JSON."""
         return cls(**data | {"sites": tuple(SiteCount(**site) for site in data["sites"])})
+
+    @property
+    def pooling(self) -> int:
+        return sum(self.poolings.values())
 
     @property
     def by_site(self) -> dict[str, int]:
@@ -144,21 +148,24 @@ def _per_image(walk: Walk, divisor: int, batch: int | None) -> ReluCount:
     types: Counter[str] = Counter()
     sites: Counter[str] = Counter()
     nodes: Counter[str] = Counter()
+    poolings: Counter[str] = Counter()
+    names = {node.output[0]: node.name for node in walk.model.graph.node if node.output}
     for entry in walk.comparisons:
         types[entry.op_type] += entry.elements
-        if not entry.pooling:
+        if entry.pooling:
+            poolings[names[entry.node] or entry.node] += entry.elements
+        else:
             sites[entry.site] += entry.elements
             nodes[entry.node] += entry.elements
-    if any(elements % divisor for elements in (*types.values(), *nodes.values())):
+    if any(elements % divisor for elements in (*types.values(), *nodes.values(), *poolings.values())):
         raise UncountableError(
             f"the comparisons do not divide by the batch of {divisor}, so a count per image has no meaning; "
             "export with a batch that every layer keeps."
         )
-    pooling = sum(entry.elements for entry in walk.comparisons if entry.pooling) // divisor
     total = sum(sites.values()) // divisor
     return ReluCount(
         total,
-        pooling,
+        {name: elements // divisor for name, elements in poolings.items()},
         tuple(SiteCount(name, elements // divisor) for name, elements in sites.items()),
         {name: elements // divisor for name, elements in nodes.items()},
         {op: elements // divisor for op, elements in sorted(types.items())},

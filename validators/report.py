@@ -14,8 +14,8 @@ class Check:
     """One verdict.
 
     Attributes:
-        name: ``structure``, ``relu-count``, ``sites``, ``parity``, ``accuracy``, ``fixed-point``, ``range`` or
-            ``localise``.
+        name: ``structure``, ``relu-count``, ``comparisons``, ``sites``, ``rounding``, ``parity``, ``accuracy``,
+            ``fixed-point``, ``range`` or ``localise``.
         measured: what was found, with its unit where it is text.
         allowed: the bound it was held against.
         passed: whether it holds.
@@ -41,6 +41,7 @@ class Report:
         relu_budget: what the count was held against; None for a file without a budget.
         sites: per site `name`, `elements`, `kept`, `degree`, `shape`, recovered from the graph.
         comparisons: operator type -> elements compared per image.
+        poolings: node -> those of them by max-pooling, which a budget of ReLUs does not bound.
         notes: what was not checked, and why.
         maps: per site of shape (C, H, W) the share of channels kept at each position, H rows of W.
         estimates: per protocol what an image costs, as `aurep inspect` gives it.
@@ -56,6 +57,7 @@ class Report:
     relu_budget: int | None = None
     sites: tuple[dict[str, Any], ...] = ()
     comparisons: dict[str, int] = field(default_factory=dict)
+    poolings: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     maps: dict[str, list[list[float]]] = field(default_factory=dict)
     estimates: tuple[dict[str, Any], ...] = ()

@@ -23,7 +23,7 @@ from aurep.frameworks import FRAMEWORKS, FixedPoint, Framework
 from aurep.metadata import InputClaim, Metadata, TrainingClaim
 from aurep.validators.checks import accuracy
 from aurep.validators.checks.accuracy import Bounds, Decided, Reference, check_accuracy, reference_of
-from aurep.validators.checks.count import activations, check_count, read_budget
+from aurep.validators.checks.count import activations, check_comparisons, check_count, read_budget
 from aurep.validators.checks.fixed_point import check_fixed_point
 from aurep.validators.checks.inputs import drawn
 from aurep.validators.checks.localise import check_localise
@@ -101,6 +101,7 @@ def validate(
     data: str | None = None,
     data_dir: str | Path | None = None,
     budget: str | int | None = None,
+    max_comparisons: str | int | None = None,
     max_accuracy_drop: float | None = None,
     min_accuracy: float | None = None,
     accuracy_by: Decided = "estimate",
@@ -121,9 +122,13 @@ def validate(
     known = counted if isinstance(counted, ReluCount) else None
     total = activations(known, recovered) if known else 0
     allowed = read_budget(budget, total)
+    most = read_budget(max_comparisons, total + (known.pooling if known else 0), "max-comparisons")
     say("while checking the claims")
-    work.checks.append(check_structure(artefact, known, budget is not None or target is not None, target))
+    judged = any(bound is not None for bound in (allowed, most, target))
+    work.checks.append(check_structure(artefact, known, judged, target))
     work.checks.append(check_count(counted, artefact.metadata, allowed, recovered))
+    if most is not None:
+        work.checks.append(check_comparisons(counted, most))
     if artefact.metadata is not None:
         work.checks.append(check_sites(recovered, artefact.metadata, work.run))
     used = None
@@ -143,6 +148,7 @@ def validate(
         relu_budget=allowed if allowed is not None else claimed,
         sites=site_rows(recovered, artefact.metadata, known.by_site if known else {}),
         comparisons=known.comparisons if known else {},
+        poolings=known.poolings if known else {},
         notes=tuple(work.notes),
         maps={name: _map(site) for name, site in recovered.items() if len(site.shape) == 3},
         estimates=tuple(_estimates(work.model)) if known else (),

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 @click.option("--data", help="Measure the test accuracy on this data set, named as for `aurep train`.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set lies.")
 @click.option("--budget", help="ReLU elements allowed: 12900, 12.9k, 10%.  [default: what the file claims]")
+@click.option(
+    "--max-comparisons",
+    metavar="N",
+    help="Comparisons allowed per image, by ReLUs, max-pooling and all else together: 20k, or 10% of those that the "
+    "network would make if all its activations were ReLUs.",
+)
 @click.option("--max-accuracy-drop", type=float, metavar="PTS", help="Points allowed below the teacher's accuracy.")
 @click.option(
     "--min-accuracy", type=click.FloatRange(0, 100), metavar="PCT", help="Test accuracy demanded, in percent."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from aurep.budget import parse_budget
 from aurep.errors import AurepError
@@ -34,11 +34,23 @@ def _outside(count: ReluCount, recovered: Mapping[str, RecoveredSite]) -> int:
     return count.total - sum(min(n, site.mask.size) for n, site in zip(inside, recovered.values(), strict=True))
 
 
-def read_budget(text: str | int | None, total: int) -> int | None:
+def read_budget(text: str | int | None, total: int, name: str = "budget") -> int | None:
     """A budget as the command line takes it; raises AurepError."""
     if text is None:
         return None
-    return parse_budget(text, total if str(text).strip().endswith("%") else _ANY_COUNT)
+    return parse_budget(text, total if str(text).strip().endswith("%") else _ANY_COUNT, name)
+
+
+def check_comparisons(count: ReluCount | AurepError, allowed: int) -> Check:
+    """Hold all comparisons an image against `allowed`: whatever the budget is of, under PI each costs the same."""
+    if isinstance(count, AurepError):
+        return Check("comparisons", "uncountable", allowed, False, str(count))
+    measured = sum(count.comparisons.values())
+    if measured <= allowed:
+        return Check("comparisons", measured, allowed, True)
+    parts = ", ".join(f"{op} {elements:,}" for op, elements in count.comparisons.items())
+    hint = f"The graph makes {measured:,} comparisons per image ({parts}) but {allowed:,} are allowed."
+    return Check("comparisons", measured, allowed, False, hint)
 
 
 def check_count(
@@ -59,7 +71,7 @@ def check_count(
         measured = sum(int(site.mask.sum()) for site in recovered.values()) + _outside(count, recovered)
     if allowed is not None and measured > allowed:
         problems.append(f"The graph evaluates {measured:,} ReLU-like elements per image but {allowed:,} are allowed.")
-    hint = " ".join(problems) or _remark(count, serving, allowed)
+    hint = " ".join([*(problems or _remarks(count, serving, allowed)), *_besides(count)])
     return Check("relu-count", measured, allowed, not problems, hint)
 
 
@@ -78,12 +90,19 @@ def _against_claim(count: ReluCount, metadata: Metadata) -> list[str]:
     return problems and [*problems, "Export the model again."]
 
 
-def _remark(count: ReluCount, serving: bool, allowed: int | None) -> str:
-    parts = []
+def _remarks(count: ReluCount, serving: bool, allowed: int | None) -> Iterator[str]:
     if serving:
-        parts.append(f"Kept elements; this target compares at all {count.total:,}: it saves nothing under PI.")
-    if count.pooling:
-        parts.append(f"Max-pooling compares {count.pooling:,} elements per image besides.")
+        yield f"Kept elements; this target compares at all {count.total:,}: it saves nothing under PI."
     if allowed is None:
-        parts.append("No budget was given or claimed.")
-    return " ".join(parts)
+        yield "No budget was given or claimed."
+
+
+def _besides(count: ReluCount) -> Iterator[str]:
+    """What compares, and is no ReLU."""
+    if not count.pooling:
+        return
+    first, *others = count.poolings
+    names = " and ".join([first, *others] if len(others) < 2 else [first, f"{len(others)} others"])
+    verb = "makes" if not others else "make"
+    still = f"0 ReLUs; {names} still {verb}" if count.total == 0 else f"Besides, {names} {verb}"
+    yield f"{still} {count.pooling:,} comparisons per image (max-pooling; --max-comparisons bounds these too)."
