@@ -1,0 +1,141 @@
+"""Default settings on deep networks: all of them at few ReLUs and none, in bf16 and fp32. Does any collapse?
+
+    python benchmarks/deep_networks.py --data-dir DIR --network resnet20 [--precision bf16 fp32] [--budget 0 1% 5%]
+
+A teacher is trained for each network and precision, then a student for each budget, with every setting of search and
+finetuning as it is by default (AutoReP at degree 2), but for lengths: `--images` CIFAR-10 training images and `--epochs`
+make it a matter of minutes. 1,000 other training images validate; the test set is not touched. Read are the outcome,
+the accuracies and the largest input that any site saw in validation. Rows of other networks, precisions and budgets
+that are in the result file stay there. Finished runs are read and stopped ones go on.
+
+Writes benchmarks/results/deep_networks.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from provenance import RESULTS, epochs_of, markdown_table, provenance
+from rich.console import Console
+
+VAL_IMAGES = 1_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--network", required=True)
+    parser.add_argument("--precision", nargs="+", default=["bf16", "fp32"])
+    parser.add_argument("--budget", nargs="+", default=["0", "1%", "5%"])
+    parser.add_argument("--images", type=int, default=8_000)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--epochs", type=int, nargs=3, default=(10, 1, 3), metavar=("BASELINE", "SEARCH", "FINETUNE"))
+    parser.add_argument("--work", type=Path, default=Path("runs/deep"))
+    arguments = parser.parse_args()
+    data = images(arguments)
+    for precision in arguments.precision:
+        folder = arguments.work / f"{arguments.network}-{precision}-{arguments.images}"
+        checkpoint = teacher(configuration(arguments, data, precision, "0", None), folder / "teacher")
+        for budget in arguments.budget:
+            config = configuration(arguments, data, precision, budget, checkpoint)
+            keep(row(arguments, precision, budget, config, folder / budget.replace("%", "-percent")))
+    report()
+
+
+def images(arguments: argparse.Namespace) -> Path:
+    """An npz of the first training images and, to validate, of those behind them."""
+    from aurep.data import load_data
+
+    path = Path(arguments.work) / f"images-{arguments.images}.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        full = load_data("cifar10", arguments.data_dir, val_fraction=0.0)
+        x, y, n = np.asarray(full.x_train), np.asarray(full.y_train), arguments.images
+        fields = {"x_train": x[:n], "y_train": y[:n], "x_test": x[:100], "y_test": y[:100]}
+        np.savez(path, x_val=x[n:][:VAL_IMAGES], y_val=y[n:][:VAL_IMAGES], **fields)
+    return path
+
+
+def configuration(
+    arguments: argparse.Namespace, data: Path, precision: str, budget: str, checkpoint: str | None
+) -> dict[str, Any]:
+    baseline, search, finetune = arguments.epochs
+    return {
+        "model": {"name": arguments.network},
+        "data": {"name": f"npz:{data}"},
+        "train": {"precision": precision, "batch_size": arguments.batch_size},
+        "baseline": {"epochs": baseline} | ({"checkpoint": checkpoint} if checkpoint else {}),
+        "search": {"budget": budget, "epochs": search},
+        "finetune": {"epochs": finetune},
+    }
+
+
+def teacher(config: dict[str, Any], folder: Path) -> str:
+    from aurep.training.config import check_config
+    from aurep.training.runs import train_baseline
+
+    return str(train_baseline(check_config(config), folder, Console()))
+
+
+def row(
+    arguments: argparse.Namespace, precision: str, budget: str, config: dict[str, Any], folder: Path
+) -> dict[str, Any]:
+    from aurep.errors import Diverged
+    from aurep.training import train
+
+    found: dict[str, Any] = {**provenance(), "network": arguments.network, "precision": precision, "budget": budget}
+    found |= {"images": arguments.images, "batch size": arguments.batch_size, "epochs": list(arguments.epochs)}
+    try:
+        result = train(config, folder, resume=folder.exists(), console=Console())
+        found |= {"outcome": "finished", "teacher": result.teacher_val_accuracy, "sites": len(result.sites)}
+    except Diverged as error:
+        found |= {"outcome": str(error), "teacher": None, "sites": None}
+    rows = [each for each in epochs_of(folder) if each["phase"] != "baseline"]
+    found["val"] = [float(each["val_accuracy"]) for each in rows]
+    found["largest input"] = [float(each["largest_input"]) for each in rows]
+    found["where"] = rows[-1]["largest_input_site"]
+    return found
+
+
+def keep(found: dict[str, Any]) -> None:
+    """Put a row into the result file, in place of one of the same network, precision and budget."""
+    path = RESULTS / "deep_networks.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    rows = [each for each in rows if any(each[key] != found[key] for key in ("network", "precision", "budget"))]
+    path.write_text(json.dumps([*rows, found], indent=2) + "\n")
+
+
+def report() -> None:
+    rows = json.loads((RESULTS / "deep_networks.json").read_text())
+    text = "# Deep networks at few ReLUs and none, with default settings\n\n"
+    text += "CIFAR-10, AutoReP at degree 2, one seed, short runs that show whether a network collapses and not how good it "
+    text += "can become. A teacher for each\nnetwork and precision; the same images for both. Every row's date, versions "
+    text += f"and hardware are in deep_networks.json; the last: {rows[-1]['hardware']}, {rows[-1]['versions']}, "
+    text += f"{rows[-1]['date']}.\nCommand: `python benchmarks/deep_networks.py --data-dir DIR --network NAME --images N "
+    text += "--batch-size B --epochs E E E`.\n\n"
+    head = ("network", "precision", "budget", "images, batch, epochs", "teacher, val %", "student, val % by epoch")
+    head += ("largest input by epoch", "where, at the end", "outcome")
+    (RESULTS / "deep_networks.md").write_text(text + markdown_table(head, [line(each) for each in rows]))
+
+
+def line(found: dict[str, Any]) -> tuple[str, ...]:
+    teacher = f"{found['teacher']:.1f}" if found["teacher"] is not None else "-"
+    return (
+        found["network"],
+        found["precision"],
+        found["budget"],
+        f"{found['images']:,}, {found['batch size']}, {' + '.join(map(str, found['epochs']))}",
+        teacher,
+        " ".join(f"{value:.1f}" for value in found["val"]),
+        " ".join(f"{value:.3g}" for value in found["largest input"]),
+        found["where"],
+        found["outcome"],
+    )
+
+
+if __name__ == "__main__":
+    main()
