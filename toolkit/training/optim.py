@@ -20,7 +20,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Weights decay; biases, norms and polynomial coefficients do not. Coefficients have a rate of their own.
 
-    Each group carries `peak_lr`, which `set_learning_rate` scales. Parameters that want no gradient are left out.
+    Each group carries `peak_lr`, which `set_learning_rate` scales unless the group says `constant`. Parameters that want
+    no gradient are left out.
     """
     sites = hybrid_sites(model)
     trained = [s.coefficients if s.factors is None else s.factors for s in sites]
@@ -51,8 +52,8 @@ def rate(progress: float, warmup: float, final: float) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: PhaseConfig, step: int, steps: int) -> float:
-    """Set every group's rate for `step` of `steps` (0-based) and return the first's."""
+    """Set every group's rate for `step` of `steps` (0-based), but of constant ones, and return the first's."""
     share = rate((step + 1) / steps, config.warmup, config.final_lr)
     for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * share
+        group["lr"] = group["peak_lr"] * (1.0 if group.get("constant") else share)
     return float(optimizer.param_groups[0]["lr"])

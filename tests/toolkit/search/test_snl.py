@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from aurep import HybridActivation
 from aurep.search.snl import Snl
+from aurep.training.config import SearchConfig
+from aurep.training.optim import make_optimizer, set_learning_rate
 from tests.tolerances import FLOAT64
 from tests.toolkit.search.searching import TOTAL, Search
 
@@ -106,6 +108,20 @@ def test_published_schedule_comes_out_at_the_published_length() -> None:
             before = policy.strength
             policy.after_step(step / (200 * 352))
             assert policy.strength == pytest.approx(before * (1.1 if step == epoch * 352 and epoch > 5 else 1.0))
+
+
+def test_factors_move_at_a_constant_rate_and_weights_along_the_schedule() -> None:
+    """As in the paper's code. A rate that fell with the weights' would leave a short search above its budget."""
+    search = Search("snl", 50, epochs=1, steps=40)
+    config = SearchConfig(method="snl", warmup=0.25, final_lr=0.0, lr=3e-3)
+    optimizer = make_optimizer(search.student, config, search.policy.parameter_groups())
+    rates = []
+    for step in range(40):
+        set_learning_rate(optimizer, config, step, 40)
+        rates.append({group["lr"] for group in optimizer.param_groups if group.get("constant")})
+    (peak,) = rates[0]
+    assert all(rate == {peak} for rate in rates)
+    assert optimizer.param_groups[0]["lr"] < 1e-9
 
 
 def test_a_search_of_few_steps_can_raise_lambda_as_far_as_a_long_one() -> None:
