@@ -3,8 +3,8 @@
     python benchmarks/deep_networks.py --data-dir DIR --network resnet20 [--precision bf16 fp32] [--budget 0 1% 5%]
 
 A teacher is trained for each network and precision, then a student for each budget, with every setting of search and
-finetuning as it is by default (AutoReP at degree 2), but for lengths: `--images` CIFAR-10 training images and `--epochs`
-make it a matter of minutes. 1,000 other training images validate; the test set is not touched. Read are the outcome,
+finetuning as it is by default (AutoReP at degree 2), but for lengths: `--images` CIFAR-10 training images and
+`--epochs` make it a matter of minutes. 1,000 other training images validate; the test set is not touched. Read are the outcome,
 the accuracies and the largest input that any site saw in validation. Rows of other networks, precisions and budgets
 that are in the result file stay there. Finished runs are read and stopped ones go on.
 
@@ -111,12 +111,15 @@ def keep(found: dict[str, Any]) -> None:
 
 def report() -> None:
     rows = json.loads((RESULTS / "deep_networks.json").read_text())
-    text = "# Deep networks at few ReLUs and none, with default settings\n\n"
-    text += "CIFAR-10, AutoReP at degree 2, one seed, short runs that show whether a network collapses and not how good it "
-    text += "can become. A teacher for each\nnetwork and precision; the same images for both. Every row's date, versions "
-    text += f"and hardware are in deep_networks.json; the last: {rows[-1]['hardware']}, {rows[-1]['versions']}, "
-    text += f"{rows[-1]['date']}.\nCommand: `python benchmarks/deep_networks.py --data-dir DIR --network NAME --images N "
-    text += "--batch-size B --epochs E E E`.\n\n"
+    last = rows[-1]
+    text = f"""# Deep networks at few ReLUs and none, with default settings
+
+CIFAR-10, AutoReP at degree 2, one seed, short runs that show whether a network collapses and not how good it can
+become. A teacher for each network and precision; the same images for both. Every row's date, versions and hardware
+are in deep_networks.json; the last: {last["hardware"]}, {last["versions"]}, {last["date"]}.
+Command: `python benchmarks/deep_networks.py --data-dir DIR --network NAME --images N --batch-size B --epochs E E E`.
+
+"""
     head = ("network", "precision", "budget", "images, batch, epochs", "teacher, val %", "student, val % by epoch")
     head += ("largest input by epoch", "where, at the end", "outcome")
     (RESULTS / "deep_networks.md").write_text(text + markdown_table(head, [line(each) for each in rows]))

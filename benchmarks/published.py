@@ -103,7 +103,7 @@ def report(arguments: argparse.Namespace) -> None:
     text = "# The literature's networks, trained with aurep's recipes\n\n"
     text += "Test accuracies in percent; published figures are of the papers' own runs and teachers. "
     text += "Command: `python benchmarks/published.py --data-dir DIR`.\n\n"
-    head = ("network", "ReLUs", "published", "aurep", "its teacher", "epochs", "hours", "seed", "hardware, versions, date")
+    head = ("network", "ReLUs", "published", "aurep", "its teacher", "epochs", "hours", "seed", "measured on")
     text += markdown_table(head, [line(each) for each in rows])
     (arguments.results / "published.md").write_text(text)
     print(text)
@@ -123,9 +123,7 @@ def row(goal: Goal, seed: int, out: Path) -> dict[str, Any]:
         "seed": seed,
         **result.model_dump(include={"relu_budget", "relu_count", "relu_total"}),
         **{key: value for key, value in result.training.model_dump().items() if "accuracy" in key},
-        "epochs": {
-            name: sum(each["phase"] == name for each in epochs) for name in ("baseline", "search", "finetune")
-        },
+        "epochs": {name: sum(each["phase"] == name for each in epochs) for name in ("baseline", "search", "finetune")},
         "hours": sum(float(each["seconds"]) for each in epochs) / 3600,
         **json.loads((out / "provenance.json").read_text()),
     }
