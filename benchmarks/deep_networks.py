@@ -4,9 +4,9 @@
 
 A teacher is trained for each network and precision, then a student for each budget, with every setting of search and
 finetuning as it is by default (AutoReP at degree 2), but for lengths: `--images` CIFAR-10 training images and
-`--epochs` make it a matter of minutes. 1,000 other training images validate; the test set is not touched. Read are the outcome,
-the accuracies and the largest input that any site saw in validation. Rows of other networks, precisions and budgets
-that are in the result file stay there. Finished runs are read and stopped ones go on.
+`--epochs` make it a matter of minutes. 1,000 other training images validate; the test set is not touched. Read are the
+outcome, the accuracies and the largest input that any site saw in validation. Rows of other networks, precisions and
+budgets that are in the result file stay there. Finished runs are read and stopped ones go on.
 
 Writes benchmarks/results/deep_networks.{json,md}.
 """

@@ -5,13 +5,14 @@
     python benchmarks/published.py --report                                      # the table of the runs there are
 
 Every row is a run of a shipped recipe at a budget. The first run of a recipe and seed trains the all-ReLU network, the
-teacher of them all; `--teacher RUN` takes one that is there. Runs lie in --work: finished ones are read, stopped ones go
-on. A rehearsal: `--set model.width=4 --set baseline.epochs=1 --set search.epochs=1 --set finetune.epochs=1 --results R`.
+teacher of them all; `--teacher RUN` takes one that is there. Runs lie in --work: finished ones are read, stopped ones
+go on. A rehearsal: `--set model.width=4 --set baseline.epochs=1 --set search.epochs=1 --set finetune.epochs=1
+--results R`.
 
-Published figures are test accuracies in percent of the papers' own runs and teachers: AESPA (Park et al., 2022), AutoFHE
-(Ao and Boddeti, USENIX Security 2024) and AutoReP (Peng et al., ICCV 2023). Ours are read once, from the last epoch; what
-was chosen, was chosen on validation images. Hours are those of training on the hardware named, which may have had
-other work. Writes benchmarks/results/published.{json,md} after every run.
+Published figures are test accuracies in percent of the papers' own runs and teachers: AESPA (Park et al., 2022),
+AutoFHE (Ao and Boddeti, USENIX Security 2024) and AutoReP (Peng et al., ICCV 2023). Ours are read once, from the last
+epoch; what was chosen, was chosen on validation images. Hours are those of training on the hardware named, which may
+have had other work. Writes benchmarks/results/published.{json,md} after every run.
 """
 
 from __future__ import annotations

@@ -10,11 +10,12 @@ of the search has passed; published is a check per epoch, growing from the sixth
 the budget B (or the search ends), the masks become the B elements of largest a, and stay: exact, where thresholding
 would only come close. What is left of the search trains the weights.
 
-The paper trains until the count is reached, at a constant rate, which the factors have here too. Here lambda's growth and the factors' rate fit the length of the search,
-and are the published ones over 200 epochs (see `aurep.search.lengths`). A search of fewer steps than `checks` looks
-after every step, and lambda then grows by the power of `growth` that makes up for the looks it has no room for. In any
-search shorter than the published one a count also stalls if at its present pace it comes too late to the budget. Under
-the penalty a factor swings about zero by some steps, so the threshold is stretched with the rate: published, it is ten.
+The paper trains until the count is reached, at a constant rate, which the factors have here too. Here lambda's growth
+and the factors' rate fit the length of the search, and are the published ones over 200 epochs (see
+`aurep.search.lengths`). A search of fewer steps than `checks` looks after every step, and lambda then grows by the
+power of `growth` that makes up for the looks it has no room for. In any search shorter than the published one a count
+also stalls if at its present pace it comes too late to the budget. Under the penalty a factor swings about zero by
+some steps, so the threshold is stretched with the rate: published, it is ten.
 """
 
 from __future__ import annotations

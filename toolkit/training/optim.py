@@ -20,8 +20,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Weights decay; biases, norms and polynomial coefficients do not. Coefficients have a rate of their own.
 
-    Each group carries `peak_lr`, which `set_learning_rate` scales unless the group says `constant`. Parameters that want
-    no gradient are left out.
+    Each group carries `peak_lr`, which `set_learning_rate` scales unless the group says `constant`. Parameters that
+    want no gradient are left out.
     """
     sites = hybrid_sites(model)
     trained = [s.coefficients if s.factors is None else s.factors for s in sites]
