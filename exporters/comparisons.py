@@ -20,13 +20,13 @@ from aurep.errors import AurepError
 from aurep.exporters.capture import INPUT
 from aurep.exporters.maps import feature_maps
 from aurep.exporters.site import Site
-from aurep.operators import operators
+from aurep.operators import MAX_POWER, operators
 
 _FREE = operators(
     "Add Sub Mul Neg Sum Mean MatMul Gemm Conv ConvTranspose Einsum AveragePool GlobalAveragePool Flatten Transpose "
     "Concat DepthToSpace SpaceToDepth Identity And Or Not Xor Where Squeeze Unsqueeze ReduceSum ReduceMean "
-    "ReduceSumSquare ReduceProd Reshape Split Gather GatherElements GatherND CumSum Expand Tile Trilu ScatterElements "
-    "ScatterND Slice Pad Resize ConstantOfShape Constant BatchNormalization Dropout Shape Size"
+    "ReduceSumSquare ReduceProd Reshape Split Gather GatherElements GatherND CumSum Expand Tile Trilu Slice "
+    "Pad Resize ConstantOfShape Constant BatchNormalization Dropout Shape Size"
 )
 _ONCE_AN_OUTPUT = operators(
     "Relu LeakyRelu PRelu ThresholdedRelu Elu Selu Celu Abs Sign Sigmoid Tanh Softplus Softsign Gelu Mish Erf Exp Log "
@@ -44,10 +44,15 @@ class _Node:
     """A node with the element counts around it, for a batch of one."""
 
     node: onnx.NodeProto
-    entering: int
+    sizes: tuple[int, ...]  # of its inputs
     leaving: int
+    narrows: bool  # from a type of more bits
     constant: tuple[bool, ...]
     values: dict[str, Any]  # of constants, by name
+
+    @property
+    def entering(self) -> int:
+        return self.sizes[0]
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -69,7 +74,7 @@ def count_comparisons(model: onnx.ModelProto, sites: Sequence[Site] = ()) -> Com
         AurepError: an operator of unknown cost, or a shape that depends on values.
     """
     flat = _for_one_image(model)
-    shapes = _shapes(flat)
+    shapes, types = _inferred(flat)
     stored = {tensor.name: tensor for tensor in flat.graph.initializer}
     for node in flat.graph.node:
         if node.op_type == "Constant":
@@ -82,11 +87,12 @@ def count_comparisons(model: onnx.ModelProto, sites: Sequence[Site] = ()) -> Com
     for node in flat.graph.node:
         if constant.issuperset(node.output):
             continue
-        entering, leaving = shapes.get(node.input[0]), shapes.get(node.output[0])
-        if entering is None or leaving is None:
+        read, leaving = [name for name in node.input if name], shapes.get(node.output[0])
+        if read[0] not in shapes or leaving is None:
             raise AurepError(f"the shape of {node.output[0]!r} depends on values; export a model of static shapes.")
-        known = tuple(name in constant for name in node.input if name)
-        call = _Node(node, prod(entering), prod(leaving), known, values)
+        sizes = tuple(prod(shapes.get(name, ())) for name in read)
+        narrows = _BITS.get(types[node.output[0]], 0) < _BITS.get(types[read[0]], 0)
+        call = _Node(node, sizes, prod(leaving), narrows, tuple(name in constant for name in read), values)
         cost = _cost(call)
         everything[node.op_type] += cost
         if node.name.partition("/")[0] not in names and not _pools(call, maps):
@@ -95,9 +101,10 @@ def count_comparisons(model: onnx.ModelProto, sites: Sequence[Site] = ()) -> Com
 
 
 def _constants(graph: onnx.GraphProto, stored: Collection[str]) -> set[str]:
+    """What depends on no image: shapes are known before there is one."""
     found = set(stored)
     for node in graph.node:
-        if all(name in found for name in node.input if name):
+        if node.op_type in ("Shape", "Size") or all(name in found for name in node.input if name):
             found.update(node.output)
     return found
 
@@ -120,14 +127,17 @@ def _for_one_image(model: onnx.ModelProto) -> onnx.ModelProto:
     return flat
 
 
-def _shapes(flat: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+def _inferred(flat: onnx.ModelProto) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """Shapes and element types by name."""
     graph = shape_inference.infer_shapes(flat, check_type=True, strict_mode=True, data_prop=True).graph
     found = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
+        types[value.name] = value.type.tensor_type.elem_type
         dims = value.type.tensor_type.shape.dim
         if all(dim.HasField("dim_value") for dim in dims):
             found[value.name] = tuple(dim.dim_value for dim in dims)
-    return found
+    return found, types
 
 
 def _cost(call: _Node) -> int:
@@ -169,15 +179,20 @@ def _division(call: _Node) -> int:
 
 
 def _power(call: _Node) -> int:
-    """Free by a constant natural number: repeated products."""
+    """Free by a small constant natural number: repeated products."""
     exponent = call.values.get(call.node.input[1])
-    natural = exponent is not None and float(exponent.item()) >= 0 and float(exponent.item()).is_integer()
+    natural = exponent is not None and float(exponent.item()) in range(MAX_POWER + 1)
     return 0 if natural else call.leaving
 
 
 def _cast(call: _Node) -> int:
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-    return 0 if call.attributes.get("to") in floats else call.leaving
+    """Free into floats that hold every value of the source."""
+    return 0 if call.attributes.get("to") in _BITS and not call.narrows else call.leaving
+
+
+def _scatter(call: _Node) -> int:
+    """Any number of updates may meet in one element, and a maximum takes a comparison for each."""
+    return call.sizes[2] if call.attributes.get("reduction") in (b"max", b"min") else 0
 
 
 _SPECIAL: dict[str, Callable[[_Node], int]] = {
@@ -188,4 +203,12 @@ _SPECIAL: dict[str, Callable[[_Node], int]] = {
     "Div": _division,
     "Pow": _power,
     "Cast": _cast,
+    "ScatterElements": _scatter,
+    "ScatterND": _scatter,
+}
+_BITS: dict[int, int] = {
+    onnx.TensorProto.FLOAT16: 16,
+    onnx.TensorProto.BFLOAT16: 16,
+    onnx.TensorProto.FLOAT: 32,
+    onnx.TensorProto.DOUBLE: 64,
 }

@@ -15,6 +15,7 @@ def operators(names: str) -> frozenset[str]:
 
 
 LINEAR = operators("Conv ConvTranspose Gemm MatMul")  # their second input is a weight
+MAX_POWER = 16  # higher powers are steps in all but name, and counted as such
 PRODUCTS = LINEAR | operators("Mul Pow")  # a level of homomorphic encryption each, by a public factor too
 
 

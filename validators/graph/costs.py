@@ -18,11 +18,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from aurep.operators import operators
+from aurep.operators import MAX_POWER, operators
 from aurep.validators.graph.call import Call
 from aurep.validators.graph.facts import FLOATS, Fact
 
-MAX_POWER = 16  # higher powers are steps in all but name
 ROUNDING = 2.0**16  # a term of this size leaves fp32 no more than 7 bits below one: adding it rounds
 _HALF = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 
