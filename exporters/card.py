@@ -19,7 +19,7 @@ def write_card(metadata: Metadata, target: Target, batch: Batch) -> str:
         *(["", target.note] if target.note else []),
         "",
         f"- ReLU count: {metadata.relu_count:,} of {metadata.relu_total:,} elements ({share:.2%}), "
-        f"budget {metadata.relu_budget:,}",
+        f"budget {metadata.relu_budget:,}{_places(metadata)}",
         *_narrowed(training.width_multiplier),
         f"- input: `input`, float32, ({batch}, {', '.join(map(str, metadata.input.shape))}); {_input(metadata)}",
         f"- output: `logits`{_classes(metadata)}",
@@ -37,6 +37,13 @@ def write_card(metadata: Metadata, target: Target, batch: Batch) -> str:
         "and `labels`; `budget.json` repeats the metadata of `model.onnx`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _places(metadata: Metadata) -> str:
+    if metadata.max_sites is None:
+        return ""
+    places = sum(site.kept > 0 for site in metadata.sites)
+    return f"; at {places} of {len(metadata.sites)} sites, {metadata.max_sites} allowed"
 
 
 def _input(metadata: Metadata) -> str:

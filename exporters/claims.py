@@ -27,7 +27,7 @@ def claims_for(
     of the search's choice, so it widens the claimed budget by as much.
 
     Raises:
-        AurepError: more ReLU elements than the budget allows.
+        AurepError: more ReLU elements than the budget allows, or at more sites.
     """
     found = count_comparisons(model, sites)
     counted = ReluBudget.of(ReluSite(s.name, s.shape, s.kept, s.degree) for s in sites)
@@ -41,12 +41,20 @@ def claims_for(
             f"the model keeps {kept:,} ReLU elements{where}, but its budget is {budget:,}; search with that "
             "budget or export with a larger one."
         )
+    places = sum(site.kept > 0 for site in sites) + found.places.get("Relu", 0)
+    if origin.max_sites is not None and places > origin.max_sites:
+        raise AurepError(
+            f"the model keeps ReLUs at {places} sites, but {origin.max_sites} are allowed; search with that limit or "
+            "export with a larger one."
+        )
+    others = sum(found.places.values()) - found.places.get("Relu", 0)
     return Metadata(
         version=version("aurep"),
         target=target.name,
         relu_budget=budget + outside - plain,
         relu_count=counted.relu_count + outside,
         relu_total=counted.relu_total + outside,
+        max_sites=None if origin.max_sites is None else origin.max_sites + others,
         sites=tuple(site.claim() for site in sites),
         input=claim,
         classes=origin.classes,

@@ -65,10 +65,11 @@ class Comparisons:
 
     all: dict[str, int]
     outside: dict[str, int]
+    places: dict[str, int]  # nodes that the latter are of
 
 
 def count_comparisons(model: onnx.ModelProto, sites: Sequence[Site] = ()) -> Comparisons:
-    """Both sorted, without the operators that compare nothing. Whatever pools no feature map is ReLU-like.
+    """All sorted, without the operators that compare nothing. Whatever pools no feature map is ReLU-like.
 
     Raises:
         AurepError: an operator of unknown cost, or a shape that depends on values.
@@ -83,7 +84,7 @@ def count_comparisons(model: onnx.ModelProto, sites: Sequence[Site] = ()) -> Com
     constant = _constants(flat.graph, stored)
     maps = feature_maps(flat.graph, {**shapes, **{n: tuple(t.dims) for n, t in stored.items()}}, constant, sites)
     names = {site.name for site in sites}
-    everything, outside = Counter[str](), Counter[str]()
+    everything, outside, places = Counter[str](), Counter[str](), Counter[str]()
     for node in flat.graph.node:
         if constant.issuperset(node.output):
             continue
@@ -97,7 +98,8 @@ def count_comparisons(model: onnx.ModelProto, sites: Sequence[Site] = ()) -> Com
         everything[node.op_type] += cost
         if node.name.partition("/")[0] not in names and not _pools(call, maps):
             outside[node.op_type] += cost
-    return Comparisons(dict(sorted((+everything).items())), dict(sorted((+outside).items())))
+            places[node.op_type] += cost > 0
+    return Comparisons(*(dict(sorted((+found).items())) for found in (everything, outside, places)))
 
 
 def _constants(graph: onnx.GraphProto, stored: Collection[str]) -> set[str]:

@@ -129,6 +129,7 @@ class Origin:
 
     Args:
         relu_budget: elements that were allowed to stay ReLU; None: exactly what was kept.
+        max_sites: sites that they were allowed to stay at; None: all.
         input: how inputs are made; None: the example input's shape, already normalised.
         classes: names by output index.
         training: method, data, accuracies.
@@ -140,6 +141,7 @@ class Origin:
     classes: tuple[str, ...] = ()
     training: TrainingClaim = field(default_factory=TrainingClaim)
     checkpoint: str | None = None
+    max_sites: int | None = None
 
 
 class Metadata(_Strict):
@@ -151,6 +153,7 @@ class Metadata(_Strict):
     relu_budget: Count
     relu_count: Count
     relu_total: Count
+    max_sites: Count | None = None  # at which ReLUs were allowed; absent where that was not limited
     sites: tuple[SiteClaim, ...]
     input: InputClaim
     classes: tuple[str, ...] = ()

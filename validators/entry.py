@@ -33,6 +33,7 @@ def validate(
     data_dir: str | Path | None = None,
     budget: str | int | None = None,
     max_comparisons: str | int | None = None,
+    max_sites: int | None = None,
     max_accuracy_drop: float | None = None,
     min_accuracy: float | None = None,
     accuracy_by: Decided = "estimate",
@@ -53,6 +54,7 @@ def validate(
         budget: ReLU elements allowed, as an element count, 12.9k or 10%; default: what the file claims.
         max_comparisons: comparisons allowed per image, by ReLUs, max-pooling and all else together, written like a
             budget; 10%: of what the network would make if all its activations were ReLUs.
+        max_sites: places where ReLUs may be evaluated; default: what the file claims, if it does.
         max_accuracy_drop: points that the test accuracy may lie below the teacher's (or below the claim).
         min_accuracy: percent that the test accuracy must reach.
         accuracy_by: what those two are held against: the measured figure, or the worse end of its 95 % interval.
@@ -76,6 +78,7 @@ def validate(
         "data_dir": _absolute(data_dir),
         "budget": budget,
         "max_comparisons": max_comparisons,
+        "max_sites": max_sites,
         "max_accuracy_drop": max_accuracy_drop,
         "min_accuracy": min_accuracy,
         "accuracy_by": accuracy_by,

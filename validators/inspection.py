@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from aurep.results import read_result, result_file
+from aurep.validators.checks.places import relu_sites
 from aurep.validators.estimate import count_work, estimate
 from aurep.validators.files.reading import MODEL_FILE, read
 from aurep.validators.graph.facts import UncountableError
@@ -22,6 +23,7 @@ class Inspection:
     """Counts per image.
 
     Attributes:
+        relu_sites: places where ReLU-like elements are evaluated.
         sites: rows of `name`, `elements`, `kept`, `degree`.
         comparisons: operator type -> elements; None for a run, which has no graph yet.
         multiplications: products of two computed values, squares included, in elements.
@@ -30,7 +32,7 @@ class Inspection:
         compared_depth: comparisons on the path that has most: rounds of communication grow with it.
         problem: why the graph cannot be counted.
         counts: what the estimates are made from (see `estimate`), in total.
-        outlook: what the estimates would be if other shares of the elements stayed ReLU (see `outlook`).
+        outlook: what the estimates would be if fewer elements stayed ReLU, at all sites or at few (see `outlook`).
         estimates: per protocol `bytes`, `weight_opening`, `rounds`, and bytes per site in `sites`.
     """
 
@@ -47,6 +49,7 @@ class Inspection:
     counts: dict[str, int] | None = None
     estimates: tuple[dict[str, Any], ...] = ()
     outlook: tuple[dict[str, Any], ...] = ()
+    relu_sites: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -71,7 +74,15 @@ def inspect(path: str | Path) -> Inspection:
 def _inspect_run(folder: Path) -> Inspection:
     found = read_result(folder)
     rows = tuple({key: site.to_dict()[key] for key in ("name", "elements", "kept", "degree")} for site in found.sites)
-    return Inspection(str(folder), found.relu_count, found.relu_total, found.relu_budget, rows, _squared(rows))
+    return Inspection(
+        file=str(folder),
+        relu_count=found.relu_count,
+        relu_total=found.relu_total,
+        relu_budget=found.relu_budget,
+        sites=rows,
+        multiplications=_squared(rows),
+        relu_sites=found.relu_sites,
+    )
 
 
 def _inspect_model(path: Path) -> Inspection:
@@ -100,6 +111,7 @@ def _inspect_model(path: Path) -> Inspection:
         counts=counts,
         estimates=tuple(estimate(work)),
         outlook=tuple(outlook(work, rows)) if rows else (),
+        relu_sites=relu_sites(counted, recovered),
     )
 
 

@@ -46,6 +46,7 @@ class ReluCount:
         poolings: node -> elements compared by max-pooling proper, which no ReLU can hide in.
         sites: where the ReLU-like elements are.
         nodes: the same by the first output of the main graph's node that they belong to.
+        places: how often something ReLU-like is evaluated there: each time costs the rounds of a comparison.
         comparisons: operator type -> elements, pooling included; what `aurep.comparisons` claims.
         largest: elements of the largest tensor.
         batch: the fixed batch size; None where it is dynamic.
@@ -55,6 +56,7 @@ class ReluCount:
     poolings: dict[str, int]
     sites: tuple[SiteCount, ...]
     nodes: dict[str, int]
+    places: dict[str, int]
     comparisons: dict[str, int]
     largest: int
     batch: int | None
@@ -150,6 +152,7 @@ def _per_image(walk: Walk, divisor: int, batch: int | None) -> ReluCount:
     nodes: Counter[str] = Counter()
     poolings: Counter[str] = Counter()
     names = {node.output[0]: node.name for node in walk.model.graph.node if node.output}
+    places: Counter[str] = Counter()
     for entry in walk.comparisons:
         types[entry.op_type] += entry.elements
         if entry.pooling:
@@ -157,6 +160,7 @@ def _per_image(walk: Walk, divisor: int, batch: int | None) -> ReluCount:
         else:
             sites[entry.site] += entry.elements
             nodes[entry.node] += entry.elements
+            places[entry.node] += 1
     if any(elements % divisor for elements in (*types.values(), *nodes.values(), *poolings.values())):
         raise UncountableError(
             f"the comparisons do not divide by the batch of {divisor}, so a count per image has no meaning; "
@@ -168,6 +172,7 @@ def _per_image(walk: Walk, divisor: int, batch: int | None) -> ReluCount:
         {name: elements // divisor for name, elements in poolings.items()},
         tuple(SiteCount(name, elements // divisor) for name, elements in sites.items()),
         {name: elements // divisor for name, elements in nodes.items()},
+        dict(places),
         {op: elements // divisor for op, elements in sorted(types.items())},
         walk.largest,
         batch,

@@ -14,8 +14,8 @@ class Check:
     """One verdict.
 
     Attributes:
-        name: ``structure``, ``relu-count``, ``comparisons``, ``sites``, ``rounding``, ``parity``, ``accuracy``,
-            ``fixed-point``, ``range`` or ``localise``.
+        name: ``structure``, ``relu-count``, ``relu-sites``, ``comparisons``, ``sites``, ``rounding``, ``parity``,
+            ``accuracy``, ``fixed-point``, ``range`` or ``localise``.
         measured: what was found, with its unit where it is text.
         allowed: the bound it was held against.
         passed: whether it holds.
@@ -39,6 +39,7 @@ class Report:
         relu_count: ReLU-like elements per image, counted from the graph.
         relu_total: activation elements per image, kept or replaced.
         relu_budget: what the count was held against; None for a file without a budget.
+        relu_sites: places where ReLU-like elements are evaluated, counted from the graph.
         sites: per site `name`, `elements`, `kept`, `degree`, `shape`, recovered from the graph.
         comparisons: operator type -> elements compared per image.
         poolings: node -> those of them by max-pooling, which a budget of ReLUs does not bound.
@@ -55,6 +56,7 @@ class Report:
     relu_count: int | None = None
     relu_total: int | None = None
     relu_budget: int | None = None
+    relu_sites: int | None = None
     sites: tuple[dict[str, Any], ...] = ()
     comparisons: dict[str, int] = field(default_factory=dict)
     poolings: dict[str, int] = field(default_factory=dict)

@@ -28,6 +28,7 @@ from aurep.validators.checks.fixed_point import check_fixed_point
 from aurep.validators.checks.inputs import drawn
 from aurep.validators.checks.localise import check_localise
 from aurep.validators.checks.parity import check_parity
+from aurep.validators.checks.places import check_places, relu_sites
 from aurep.validators.checks.ranges import check_range
 from aurep.validators.checks.rounding import check_rounding
 from aurep.validators.checks.sites import check_sites
@@ -102,6 +103,7 @@ def validate(
     data_dir: str | Path | None = None,
     budget: str | int | None = None,
     max_comparisons: str | int | None = None,
+    max_sites: int | None = None,
     max_accuracy_drop: float | None = None,
     min_accuracy: float | None = None,
     accuracy_by: Decided = "estimate",
@@ -124,11 +126,13 @@ def validate(
     allowed = read_budget(budget, total)
     most = read_budget(max_comparisons, total + (known.pooling if known else 0), "max-comparisons")
     say("while checking the claims")
-    judged = any(bound is not None for bound in (allowed, most, target))
+    judged = any(bound is not None for bound in (allowed, most, max_sites, target))
     work.checks.append(check_structure(artefact, known, judged, target))
     work.checks.append(check_count(counted, artefact.metadata, allowed, recovered))
     if most is not None:
         work.checks.append(check_comparisons(counted, most))
+    places = check_places(counted, artefact.metadata, max_sites, recovered)
+    work.checks.extend([places] if places is not None else [])
     if artefact.metadata is not None:
         work.checks.append(check_sites(recovered, artefact.metadata, work.run))
     used = None
@@ -146,6 +150,7 @@ def validate(
         relu_count=known.total if known else None,
         relu_total=total if known else None,
         relu_budget=allowed if allowed is not None else claimed,
+        relu_sites=relu_sites(known, recovered) if known else None,
         sites=site_rows(recovered, artefact.metadata, known.by_site if known else {}),
         comparisons=known.comparisons if known else {},
         poolings=known.poolings if known else {},

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from aurep import AurepError, relu_sites
+from aurep import AurepError, prepare, relu_sites, validate
 from aurep.activation import HybridActivation
 from aurep.exporters import export, parity
 from aurep.metadata import (
@@ -30,6 +30,7 @@ from aurep.metadata import (
     json_schema,
     mask_digest,
 )
+from aurep.surgery import hybrid_sites
 from tests.exporters.exporting import NET, assert_scaled, example, run, small_net
 
 CLAIM = InputClaim(shape=(2, 6, 6), mean=(0.5, 0.4), std=(0.2, 0.3))
@@ -284,3 +285,24 @@ def test_wrong_usage_gets_a_sentence(options: dict[str, object], words: str, mod
 def test_an_example_input_of_integers_gets_a_sentence(model: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(AurepError, match="expected a float tensor"):
         export(model, torch.zeros(1, 2, 6, 6, dtype=torch.uint8), tmp_path / "m.onnx")
+
+
+def test_sites_that_may_keep_relus_are_claimed_and_held(tmp_path: Path) -> None:
+    """`few` keeps at one of two sites; a gate between them is none of the search's choice."""
+    gated = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Sigmoid(), nn.ReLU(), nn.Flatten())
+    model = prepare(nn.Sequential(*gated, nn.Linear(64, 3)), torch.zeros(1, 3, 4, 4)).eval()
+    first, second = hybrid_sites(model)
+    second.set_mask(torch.zeros(second.shape))
+    path = export(model, torch.zeros(1, 3, 4, 4), tmp_path / "m.onnx", origin=Origin(max_sites=1))
+    claimed = Metadata.from_props({entry.key: entry.value for entry in onnx.load(path).metadata_props})
+    assert claimed.max_sites == 2
+    report = validate(path)
+    assert report.passed, report
+    assert report.relu_sites == 2
+    assert [(c.measured, c.allowed) for c in report.checks if c.name == "relu-sites"] == [(2, 2)]
+    refused = validate(path, max_sites=1)
+    assert [c.name for c in refused.checks if not c.passed] == ["relu-sites"]
+    first.set_mask(torch.ones(first.shape))
+    second.set_mask(torch.ones(second.shape))
+    with pytest.raises(AurepError, match="keeps ReLUs at 2 sites, but 1 are allowed"):
+        export(model, torch.zeros(1, 3, 4, 4), tmp_path / "two.onnx", origin=Origin(max_sites=1))

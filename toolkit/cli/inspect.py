@@ -76,6 +76,7 @@ def _outlook(rows: Sequence[dict[str, Any]]) -> Table:
     from rich.table import Table
 
     table = Table("if of the activations stay", box=None, pad_edge=False, title_justify="left")
+    table.add_column("at sites", justify="right")
     table.add_column("ReLUs", justify="right")
     for entry in rows[0]["estimates"]:
         table.add_column(f"{entry['framework']} {entry['protocol']}", justify="right")
@@ -84,7 +85,7 @@ def _outlook(rows: Sequence[dict[str, Any]]) -> Table:
             f"{entry['bytes'] / 1e6:,.2f} MB" + ("" if entry["rounds"] is None else f", {entry['rounds']:,} rounds")
             for entry in row["estimates"]
         ]
-        table.add_row(f"{row['share']:.0%}", f"{row['relu_count']:,}", *cells)
+        table.add_row(f"{row['share']:.0%}", str(row["relu_sites"]), f"{row['relu_count']:,}", *cells)
     return table
 
 
@@ -93,6 +94,8 @@ def _totals(found: Inspection) -> list[str]:
     if found.relu_count is not None and found.relu_total is not None:
         share = f" ({found.relu_count / found.relu_total:.1%})" if found.relu_total else ""
         lines.append(f"ReLU count {found.relu_count:,} of {found.relu_total:,} elements per image{share}")
+    if found.relu_sites is not None:
+        lines.append(f"sites that hold ReLUs: {found.relu_sites}")
     if found.relu_budget is not None:
         lines.append(f"ReLU budget {found.relu_budget:,}")
     if found.problem is not None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     help="Comparisons allowed per image, by ReLUs, max-pooling and all else together: 20k, or 10% of those that the "
     "network would make if all its activations were ReLUs.",
 )
+@click.option(
+    "--max-sites", type=click.IntRange(min=0), metavar="K", help="Places allowed to compare.  [default: the claim]"
+)
 @click.option("--max-accuracy-drop", type=float, metavar="PTS", help="Points allowed below the teacher's accuracy.")
 @click.option(
     "--min-accuracy", type=click.FloatRange(0, 100), metavar="PCT", help="Test accuracy demanded, in percent."

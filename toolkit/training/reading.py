@@ -93,7 +93,14 @@ class Run:
     def origin(self) -> Origin:
         """What an exported file says of this run."""
         result = self.result
-        return Origin(result.relu_budget, result.input, result.classes, self.training, sha256(self.folder.model))
+        return Origin(
+            relu_budget=result.relu_budget,
+            max_sites=result.max_sites,
+            input=result.input,
+            classes=result.classes,
+            training=self.training,
+            checkpoint=sha256(self.folder.model),
+        )
 
     def samples(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Up to `count` test images, normalised (n, C, H, W) float32, and their labels (n,)."""
