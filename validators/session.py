@@ -108,7 +108,7 @@ def _session(data: bytes, providers: list[Any], strict: bool, rewrite: bool) -> 
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
     if not rewrite:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if strict:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     ort.set_default_logger_severity(_FATAL_ONLY)

@@ -211,7 +211,7 @@ def _check_rounding(work: _Work, session: Session, stored: Samples | None) -> No
     """Listed only where it fails."""
     own = work.drawn
     with stage("while disturbing the graph's numbers"):
-        check = check_rounding(work.model, stored, own, session.provider)
+        check = check_rounding(work.model, session, stored, own)
     work.checks.extend([check] if check is not None else [])
 
 

@@ -11,6 +11,8 @@ cannot cancel it) and as a whole (so that averaging copies cannot).
 from __future__ import annotations
 
 import secrets
+from itertools import count
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from aurep.validators.checks.parity import difference, spread_of
 from aurep.validators.checks.tolerances import DISTURBANCE, HONEST_MOVE, NEGLIGIBLE, ROUNDING_SCALED
 from aurep.validators.files.samples import Samples
 from aurep.validators.graph.batch import walk_once
+from aurep.validators.graph.folding import FOLD_LIMIT
 from aurep.validators.report import Check
 from aurep.validators.session import CannotRunError, Session
 
@@ -36,13 +39,18 @@ _DISTURBED = operators(
 _FIRST_ONLY = operators("Pow Resize Cast ReduceSum ReduceMean ReduceSumSquare ReduceProd CumSum")
 
 
-def check_rounding(model: onnx.ModelProto, samples: Samples | None, own: NDArray[Any], provider: str) -> Check | None:
-    """The failed check where the logits depend on rounding, on `own` images or on samples of the file; else None."""
+def check_rounding(
+    model: onnx.ModelProto, session: Session, samples: Samples | None, own: NDArray[Any]
+) -> Check | None:
+    """The failed check where the logits depend on rounding, on `own` images or on samples of the file; else None.
+
+    `session` runs `model`.
+    """
     allowed = f"<= {ROUNDING_SCALED}"
     kinds = [own] if samples is None else [own, samples.inputs[:IMAGES]]
     try:
-        before, after = Session(model, provider), Session(disturbed(model), provider)
-        plain = [before.run(inputs) for inputs in kinds]
+        after = Session(disturbed(model), session.provider)
+        plain = [session.run(inputs) for inputs in kinds]
         found = [after.run(inputs) for inputs in kinds]
     except CannotRunError as error:
         return Check("rounding", "does not run", allowed, False, str(error))
@@ -67,16 +75,20 @@ def disturbed(model: onnx.ModelProto) -> onnx.ModelProto:
         facts, _ = walk_once(copy)
     except (AurepError, RuntimeError) as error:
         raise CannotRunError(f"The graph's rounding cannot be probed: {error}") from None
-    kinds = {name: fact.elem_type for name, fact in facts.items()}
+    small = {tensor.name: tensor for tensor in copy.graph.initializer if prod(tensor.dims) <= FOLD_LIMIT}
     rng = np.random.default_rng(secrets.randbits(64))
     nodes: list[onnx.NodeProto] = []
-    for node in list(copy.graph.node):
+    numbers = count()
+    for node in copy.graph.node:
         computed = not all(facts[name].constant for name in node.output if name)
         for place, name in enumerate(node.input):
-            kind = kinds.get(name, 0)
+            kind = facts[name].elem_type if name else 0
             if computed and kind in _KINDS and _is_disturbed(node, place):
-                edge = f"rounding/{len(nodes)}"
-                nodes += _noise(name, edge, kind, copy.graph, rng)
+                edge = f"rounding/{next(numbers)}"
+                if name in small:
+                    copy.graph.initializer.append(_noisy(numpy_helper.to_array(small[name]), edge, rng))
+                else:
+                    nodes += _noise(name, edge, kind, rng)
                 node.input[place] = edge
         nodes.append(node)
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
@@ -91,19 +103,27 @@ def _is_disturbed(node: onnx.NodeProto, place: int) -> bool:
     return node.op_type in _DISTURBED
 
 
-def _noise(
-    source: str, target: str, kind: int, graph: onnx.GraphProto, rng: np.random.Generator
-) -> list[onnx.NodeProto]:
-    """target = source * factor * (1 + noise) + speck, with noise and speck of the tensor's shape."""
-    dtype = helper.tensor_dtype_to_np_dtype(kind)
-    factor = np.array(1 + rng.choice([-1, 1]) * rng.uniform(DISTURBANCE / 2, DISTURBANCE), dtype)
-    graph.initializer.append(numpy_helper.from_array(factor, f"{target}/factor"))
-    noise, scaled, product, speck = (f"{target}/{part}" for part in ("noise", "scaled", "product", "speck"))
-    seeds = rng.uniform(1, 1e6, 2)
+def _factor(rng: np.random.Generator) -> float:
+    """What a tensor is disturbed by as a whole."""
+    return float(1 + rng.choice([-1, 1]) * rng.uniform(DISTURBANCE / 2, DISTURBANCE))
+
+
+def _noisy(values: NDArray[Any], name: str, rng: np.random.Generator) -> TensorProto:
+    """A constant, disturbed here: as nodes, thousands of them would all be run before the graph's first layer, and
+    what ONNX Runtime takes to plan that grows with their square."""
+    noise = _factor(rng) * rng.uniform(1 - DISTURBANCE, 1 + DISTURBANCE, values.shape)
+    speck = rng.uniform(-NEGLIGIBLE, NEGLIGIBLE, values.shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return numpy_helper.from_array((values * noise + speck).astype(values.dtype), name)
+
+
+def _noise(source: str, target: str, kind: int, rng: np.random.Generator) -> list[onnx.NodeProto]:
+    """target = source * noise + speck, with noise and speck of the tensor's shape."""
+    noise, product, speck = (f"{target}/{part}" for part in ("noise", "product", "speck"))
+    factor, seeds = _factor(rng), rng.uniform(1, 1e6, 2)
     return [
-        _uniform(source, noise, kind, 1 - DISTURBANCE, 1 + DISTURBANCE, seeds[0]),
-        helper.make_node("Mul", [source, f"{target}/factor"], [scaled]),
-        helper.make_node("Mul", [scaled, noise], [product]),
+        _uniform(source, noise, kind, factor * (1 - DISTURBANCE), factor * (1 + DISTURBANCE), seeds[0]),
+        helper.make_node("Mul", [source, noise], [product]),
         _uniform(source, speck, kind, -NEGLIGIBLE, NEGLIGIBLE, seeds[1]),
         helper.make_node("Add", [product, speck], [target]),
     ]
