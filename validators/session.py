@@ -90,6 +90,8 @@ def _open(data: bytes, provider: str, rewrite: bool) -> tuple[Any, str]:
     reason = "this build of ONNX Runtime has no CUDA provider"
     if _CUDA in ort.get_available_providers():
         try:
+            if provider == "auto" and not _has_cuda():  # found out before a large graph is loaded for it in vain
+                return _session(data, [_CPU], False, rewrite), "cpu"
             session = _session(data, [(_CUDA, {"use_tf32": "0"})], True, rewrite)
             if session.get_providers()[:1] == [_CUDA]:
                 return session, "cuda"
@@ -102,6 +104,14 @@ def _open(data: bytes, provider: str, rewrite: bool) -> tuple[Any, str]:
             "versions that onnxruntime-gpu needs, or use --provider cpu."
         )
     return _session(data, [_CPU], False, rewrite), "cpu"
+
+
+def _has_cuda() -> bool:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "probe", [value], [result])
+    probe = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    return bool(_session(probe.SerializeToString(), [_CUDA], False, True).get_providers()[:1] == [_CUDA])
 
 
 def _session(data: bytes, providers: list[Any], strict: bool, rewrite: bool) -> Any:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import onnx
 import onnxruntime as ort
 import pytest
 
 from aurep.errors import AurepError
+from aurep.validators.checks.tolerances import DISTURBANCE
 from aurep.validators.validation import validate  # in this process, where things can be put in its way
+from tests.validators.graphs import parse
 
 NO_CUDA = ["CPUExecutionProvider"]
 
@@ -45,3 +49,27 @@ def test_the_session_is_quiet(bundle: Path, capfd: pytest.CaptureFixture[str]) -
 def test_an_unknown_provider_is_wrong_usage(bundle: Path) -> None:
     with pytest.raises(AurepError, match="tpu"):
         validate(bundle, provider="tpu")
+
+
+def test_a_plain_file_is_loaded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is, and with its numbers disturbed: loading is what large graphs cost most time."""
+    opened = []
+
+    class Counted(ort.InferenceSession):
+        def __init__(self, data: bytes, *settings: Any, **named: Any) -> None:
+            opened.append(onnx.ModelProto.FromString(data))
+            super().__init__(data, *settings, **named)
+
+    model = parse("""g (float[N, 2, 4, 4] x) => (float[N, 2] y)
+ <float[2, 1, 1] b = {0.5, 1.0}> { a = Add(x, b) r = Relu(a) p = GlobalAveragePool(r) y = Flatten(p) }""")
+    onnx.save(model, tmp_path / "model.onnx")
+    monkeypatch.setattr(ort, "InferenceSession", Counted)
+    assert validate(tmp_path / "model.onnx", budget=32, provider="cpu").passed
+    plain, disturbed = opened
+    assert len(plain.graph.node) == 4
+    # x and r, which are computed, by nodes; b, of which a large graph has thousands, by its value
+    assert [node.op_type for node in disturbed.graph.node].count("RandomUniformLike") == 4
+    (b,) = (t for t in disturbed.graph.initializer if t.name in disturbed.graph.node[4].input)
+    moved = onnx.numpy_helper.to_array(b) / [[[0.5]], [[1.0]]] - 1
+    assert abs(moved).min() > 0
+    assert abs(moved).max() < 3 * DISTURBANCE

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import onnx
 
-from aurep.validators.graph.facts import Fact, UncountableError, describe
+from aurep.validators.graph.facts import Fact, UncountableError, attributes, describe
 
 
 @dataclass(frozen=True)
 class Call:
-    """One evaluation of a node: its attributes and what is known of its inputs (None where omitted) and outputs."""
+    """One evaluation of a node: what is known of its inputs (None where omitted) and outputs."""
 
     node: onnx.NodeProto
-    attributes: Mapping[str, Any]
     inputs: tuple[Fact | None, ...]
     outputs: tuple[Fact, ...]
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        return attributes(self.node)
 
     def given(self, index: int) -> Fact | None:
         return self.inputs[index] if index < len(self.inputs) else None

@@ -57,10 +57,10 @@ def rounds(call: Call) -> bool:
     if op not in _SUMS:
         return False
     terms = [fact.data for i, fact in enumerate(call.inputs) if fact is not None and i not in _FACTORS.get(op, ())]
-    return any(data is not None and _peak(data) >= ROUNDING for data in terms)
+    return any(data is not None and peak(data) >= ROUNDING for data in terms)
 
 
-def _peak(data: NDArray[Any]) -> float:
+def peak(data: NDArray[Any]) -> float:
     finite = data[np.isfinite(data)] if np.issubdtype(data.dtype, np.floating) else data[:0]
     return float(np.abs(finite.astype(np.float64)).max(initial=0))
 

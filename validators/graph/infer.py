@@ -34,9 +34,6 @@ _SHAPED = operators(
     "Reshape Expand Tile ConstantOfShape"
 )  # by numbers: of results the shapes are known, not the values
 
-_MOST_SEEN = 2**14
-_seen: dict[Any, list[Fact]] = {}  # what a kind of node gives, see `_inferred`
-
 
 def tensor_fact(tensor: onnx.TensorProto, constant: bool = True) -> Fact:
     """The fact of a stored tensor; its value only where small."""
@@ -137,24 +134,7 @@ def _schema(op_type: str, version: int) -> tuple[Any, tuple[int, int], int, dict
 
 
 def _inferred(node: onnx.NodeProto, known: Mapping[str, Fact], opsets: Mapping[str, int]) -> list[Fact]:
-    """Nodes that are alike have outputs that are alike, so that of the many in a large graph few are inferred."""
     schema = schema_of(node, opsets)
-    given = [known[name] if name else None for name in node.input]
-    if any(fact is not None and fact.data is not None for fact in given) or len(set(node.input)) < len(given):
-        return _inferred_alone(schema, node, known, opsets)
-    settings = b"".join(sorted(attribute.SerializeToString() for attribute in node.attribute))
-    alike = tuple(None if fact is None else (fact.elem_type, fact.shape) for fact in given)
-    key = (node.op_type, opsets.get("", 0), settings, alike, tuple(map(bool, node.output)))
-    if key not in _seen:
-        if len(_seen) >= _MOST_SEEN:
-            _seen.clear()
-        _seen[key] = _inferred_alone(schema, node, known, opsets)
-    return _seen[key]
-
-
-def _inferred_alone(
-    schema: Any, node: onnx.NodeProto, known: Mapping[str, Fact], opsets: Mapping[str, int]
-) -> list[Fact]:
     names = {name for name in node.input if name}
     types = {name: type_of(known[name]) for name in names}
     data = {name: numpy_helper.from_array(value, name) for name in names if (value := known[name].data) is not None}

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import onnx
 
+from aurep.validators.graph.alike import likeness
 from aurep.validators.graph.batching import keeps_rows
 from aurep.validators.graph.binding import bound, versions
 from aurep.validators.graph.call import Call
 from aurep.validators.graph.costs import comparisons
-from aurep.validators.graph.facts import Fact, UncountableError, attributes, describe, site_name
+from aurep.validators.graph.facts import Fact, UncountableError, describe, site_name
 from aurep.validators.graph.infer import STANDARD, infer, tensor_fact
 from aurep.validators.graph.pooling import is_pooling, keeps_uniform
 from aurep.validators.graph.scope import Scope, check_fit
@@ -50,6 +52,20 @@ class Visit:
     call: Call
     outermost: onnx.NodeProto
     compared: int
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What an operator gives: facts of its outputs, whether any is computed, `elements` compared, by pooling or not."""
+
+    outputs: tuple[Fact, ...]
+    computed: bool
+    elements: int
+    pooling: bool
+
+
+_MOST_SEEN = 2**14
+_seen: dict[tuple[Any, ...], _Found] = {}  # by `likeness`
 
 
 @dataclass(frozen=True)
@@ -147,17 +163,31 @@ class Walk:
                 self.rows &= fact.rows or fact.constant
 
     def _operator(self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], place: _Place) -> tuple[Fact, ...]:
+        kind = likeness(node, inputs, place.opsets, self.dynamic)
+        found = _seen.get(kind) if kind is not None else None
+        if found is None:
+            found = self._looked_at(node, inputs, place)
+        if kind is not None:
+            if len(_seen) >= _MOST_SEEN:
+                _seen.clear()
+            _seen[kind] = found
+        if found.computed:
+            outermost = place.outermost or node
+            self.visits.append(Visit(Call(node, inputs, found.outputs), outermost, found.elements))
+            if found.elements:
+                site, first = site_name(outermost), outermost.output[0]
+                self.comparisons.append(Comparison(node.op_type, site, first, found.elements, found.pooling))
+        return found.outputs
+
+    def _looked_at(self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], place: _Place) -> _Found:
         known = {name: fact for name, fact in zip(node.input, inputs, strict=True) if fact is not None}
         outputs = infer(node, known, place.opsets, self.dynamic)
-        call = Call(node, attributes(node), inputs, outputs)
-        if not (outputs and all(fact.constant for fact in outputs)):
-            outermost, elements = place.outermost or node, comparisons(call)
-            self.visits.append(Visit(call, outermost, elements))
-            if elements:
-                site, first = site_name(outermost), outermost.output[0]
-                self.comparisons.append(Comparison(node.op_type, site, first, elements, is_pooling(call)))
+        call = Call(node, inputs, outputs)
+        computed = not (outputs and all(fact.constant for fact in outputs))
+        elements = comparisons(call) if computed else 0
         uniform, rows = keeps_uniform(call), keeps_rows(call)
-        return tuple(replace(fact, uniform=uniform, rows=rows) for fact in outputs)
+        outputs = tuple(replace(fact, uniform=uniform, rows=rows) for fact in outputs)
+        return _Found(outputs, computed, elements, elements > 0 and is_pooling(call))
 
     def _function(self, node: onnx.NodeProto, inputs: tuple[Fact | None, ...], place: _Place) -> tuple[Fact, ...]:
         function = self._functions[node.domain, node.op_type, node.overload]
