@@ -90,6 +90,15 @@ class RunResult(BaseModel):
 
 
 @dataclass(frozen=True)
+class Cost:
+    """Of one inference: megabytes on the wire, the opening of secret weights aside; rounds, None where not known."""
+
+    protocol: str
+    megabytes: float
+    rounds: float | None
+
+
+@dataclass(frozen=True)
 class ComparisonRow:
     """The runs of one method at one budget.
 
@@ -98,6 +107,8 @@ class ComparisonRow:
         diverged: seeds of the others.
         mean, spread: of the test accuracy over seeds, with the sample deviation.
         teacher_mean: test accuracy of the teachers.
+        relu_sites: at how many sites ReLUs stay, mean over seeds.
+        costs: per protocol, mean over seeds; empty where nobody counted them.
         seconds: of training, mean over seeds.
     """
 
@@ -114,6 +125,8 @@ class ComparisonRow:
     spread: float
     teacher_mean: float
     seconds: float
+    relu_sites: float
+    costs: list[Cost]
 
 
 def result_file(run: Path) -> Path | None:

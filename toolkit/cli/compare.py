@@ -40,7 +40,7 @@ def command(
     out: Path | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Run RECIPE for every method, budget and seed, then write a table and an accuracy-over-ReLUs plot.
+    """Run RECIPE for every method, budget and seed, then write a table, and accuracy over ReLUs, bytes and rounds.
 
     Finished runs are skipped and stopped ones go on. Start it several times, on several machines that share the folder,
     and they divide the runs among themselves.
@@ -48,6 +48,7 @@ def command(
     from rich.console import Console
 
     from aurep.cli.train import read
+    from aurep.costs import RunCosts
     from aurep.errors import AurepError
     from aurep.training.compare import compare
     from aurep.training.heap import keep_freed_memory
@@ -63,7 +64,8 @@ def command(
     keep_freed_memory()
     limited = _at_few_sites(_list(methods), _list(max_sites or ""), named)
     chosen = [*_list(methods), *limited]
-    rows = compare(config, folder, chosen, _list(budgets), [int(n) for n in numbers], console, named | limited)
+    seeds_ = [int(n) for n in numbers]
+    rows = compare(config, folder, chosen, _list(budgets), seeds_, console, named | limited, RunCosts())
     console.print(_table(rows))
     console.print(f"{folder / 'comparison.html'}", highlight=False)
 
@@ -87,13 +89,14 @@ def _list(text: str) -> list[str]:
 def _table(rows: list[ComparisonRow]) -> Any:
     from rich.table import Column, Table
 
-    heads = ("ReLUs", "degree", "teacher test %", "test %", "spread", "seconds")
+    heads = ("ReLUs", "sites", "degree", "teacher test %", "test %", "spread", "seconds")
     table = Table("method", "budget", *(Column(head, justify="right") for head in heads))
     for row in rows:
         table.add_row(
             row.method,
             row.budget,
             f"{row.relu_count:,}",
+            f"{row.relu_sites:g}",
             str(row.degree),
             f"{row.teacher_mean:.2f}",
             f"{row.mean:.2f}",

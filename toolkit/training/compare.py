@@ -15,15 +15,16 @@ import json
 import re
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from aurep.errors import AurepError, Diverged
 from aurep.files import write_text
-from aurep.results import ComparisonRow, read_result
+from aurep.results import ComparisonRow, Cost, read_result
 from aurep.search import check_options
 from aurep.training.arithmetic import settle, settled_like
 from aurep.training.checkpoint import RunFolder
@@ -32,6 +33,7 @@ from aurep.training.config import Config, check_config, parse_config
 from aurep.training.progress import Progress
 from aurep.training.runs import RunBusy, train, train_baseline
 
+Costs = Callable[[Path], Sequence[Mapping[str, Any]]]  # run folder -> estimates per protocol
 _LOOK_AGAIN_SECONDS = 5.0
 _DIVERGED = "diverged.txt"
 
@@ -63,6 +65,7 @@ def compare(
     seeds: Sequence[int],
     console: Console | None = None,
     variants: Mapping[str, Sequence[str]] | None = None,
+    costs: Costs | None = None,
 ) -> list[ComparisonRow]:
     """Run what is missing, wait for what other workers run, and write the comparison.
 
@@ -71,6 +74,8 @@ def compare(
             method only.
         folder: shared by all workers of this comparison; it remembers the recipe and refuses another.
         methods, budgets, seeds: every combination is a run.
+        costs: what a finished run costs, such as an `aurep.costs.RunCosts`; the page then shows accuracy over bytes
+            and rounds too.
         variants: names that `methods` may use too, each with the `section.key=value` overrides that it stands for.
 
     Returns:
@@ -94,7 +99,7 @@ def compare(
         if left == pending:
             time.sleep(_LOOK_AGAIN_SECONDS)
         pending = left
-    rows = list(summarise(folder, methods, budgets, seeds))
+    rows = list(summarise(folder, methods, budgets, seeds, costs))
     facts = {"recipe": config.model_dump(mode="json", exclude_none=True), "seeds": list(seeds)}
     facts["rows"] = [asdict(row) for row in rows]
     write_text(folder / "comparison.json", json.dumps(facts, indent=2) + "\n")
@@ -123,7 +128,7 @@ def cell_config(config: Config, cell: Cell, overrides: Sequence[str] | None = No
 
 
 def summarise(
-    folder: Path, methods: Sequence[str], budgets: Sequence[str], seeds: Sequence[int]
+    folder: Path, methods: Sequence[str], budgets: Sequence[str], seeds: Sequence[int], costs: Costs | None = None
 ) -> Iterator[ComparisonRow]:
     """A row per method and budget, from the finished runs."""
     for budget in budgets:
@@ -148,7 +153,21 @@ def summarise(
                 spread=statistics.stdev(accuracy) if len(accuracy) > 1 else 0.0,
                 teacher_mean=statistics.mean(run.teacher_test_accuracy for run in runs),
                 seconds=statistics.mean(run.seconds for run in runs),
+                relu_sites=statistics.mean(run.relu_sites for run in runs),
+                costs=_mean([costs(cell.folder(folder)) for cell in ended]) if costs else [],
             )
+
+
+def _mean(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[Cost]:
+    """Of the estimates of several runs, protocol by protocol."""
+    return [
+        Cost(
+            protocol=f"{entries[0]['framework']} {entries[0]['protocol']}",
+            megabytes=statistics.mean(entry["bytes"] - entry["weight_opening"] for entry in entries) / 1e6,
+            rounds=None if entries[0]["rounds"] is None else statistics.mean(entry["rounds"] for entry in entries),
+        )
+        for entries in zip(*runs, strict=True)
+    ]
 
 
 def _claimed(folder: Path, config: Config, progress: Progress) -> Config:

@@ -77,15 +77,38 @@ def draw_comparison(axes: Axes, rows: Sequence[ComparisonRow]) -> None:
     counts = sorted({row.relu_count for row in rows})
     # Logarithmic down to the smallest count; zero stands to its left.
     axes.set_xscale("symlog", linthresh=min((count for count in counts if count), default=1), linscale=0.5)
-    for index, method in enumerate(dict.fromkeys(row.method for row in rows)):
-        own = sorted((row for row in rows if row.method == method), key=lambda row: row.relu_count)
-        places, means, spreads = zip(*((row.relu_count, row.mean, row.spread) for row in own), strict=True)
-        axes.errorbar(places, means, yerr=spreads, color=COLOURS[index % len(COLOURS)], marker="o", label=method)
-    teacher = max(row.teacher_mean for row in rows)
-    axes.axhline(teacher, color=_GREY, linestyle="--", linewidth=1)
-    axes.annotate("teacher, all ReLU", (0, teacher), (2, 3), ("axes fraction", "data"), textcoords="offset points")
+    _draw_methods(axes, rows, lambda row: row.relu_count)
     axes.set_xticks(counts, [f"{count:,}" for count in counts])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("ReLU elements kept (log scale)")
+
+
+def draw_cost(
+    axes: Axes,
+    rows: Sequence[ComparisonRow],
+    name: str,
+    cost: Callable[[ComparisonRow], float],
+    front: Sequence[ComparisonRow],
+) -> None:
+    """Test accuracy over what an inference costs, and the steps along the Pareto `front`, cheapest first."""
+    axes.step(*_points(front, cost), where="post", color=_LIGHT, linewidth=4, label="Pareto front", zorder=0)
+    _draw_methods(axes, rows, cost)
+    axes.set_xlabel(name)
+    axes.set_xlim(left=0)
+
+
+def _draw_methods(axes: Axes, rows: Sequence[ComparisonRow], cost: Callable[[ComparisonRow], float]) -> None:
+    for index, method in enumerate(dict.fromkeys(row.method for row in rows)):
+        own = sorted((row for row in rows if row.method == method), key=cost)
+        spreads = [row.spread for row in own]
+        colour = COLOURS[index % len(COLOURS)]
+        axes.errorbar(*_points(own, cost), yerr=spreads, color=colour, marker="o", label=method)
+    teacher = max(row.teacher_mean for row in rows)
+    axes.axhline(teacher, color=_GREY, linestyle="--", linewidth=1)
+    axes.annotate("teacher, all ReLU", (0, teacher), (2, 3), ("axes fraction", "data"), textcoords="offset points")
     axes.set_ylabel("test accuracy, %")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _points(rows: Sequence[ComparisonRow], cost: Callable[[ComparisonRow], float]) -> tuple[list[float], list[float]]:
+    return [cost(row) for row in rows], [row.mean for row in rows]

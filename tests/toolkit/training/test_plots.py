@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from aurep import AurepError
-from aurep.results import ComparisonRow
-from aurep.training.compare_page import comparison_page
+from aurep.results import ComparisonRow, Cost
+from aurep.training.compare_page import comparison_page, front
 from aurep.training.metrics import EpochRow
-from aurep.training.plots import draw_comparison, draw_epochs, svg
+from aurep.training.plots import draw_comparison, draw_cost, draw_epochs, svg
 
 
-def row(method: str, count: int, mean: float, spread: float = 0.5) -> ComparisonRow:
+def row(method: str, count: int, mean: float, spread: float = 0.5, rounds: float = 9.0) -> ComparisonRow:
     return ComparisonRow(
         method=method,
         budget=str(count),
@@ -31,10 +34,39 @@ def row(method: str, count: int, mean: float, spread: float = 0.5) -> Comparison
         spread=spread,
         teacher_mean=90.0,
         seconds=1.0,
+        relu_sites=1.0,
+        costs=[Cost("crypten Beaver", count / 10, rounds), Cost("spu SEMI2K", count / 20, None)],
     )
 
 
 ROWS = [row("ours", 100, 80.0), row("ours", 0, 60.0, 2.0), row("<theirs>", 100, 70.0)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=8))
+def test_front_is_what_nothing_dominates(points: list[tuple[int, int]]) -> None:
+    """Independently: along the front both cost and accuracy rise, and every other row is beaten by one of it."""
+    rows = [row("m", cost, float(accuracy)) for cost, accuracy in points]
+    best = [(r.relu_count, r.mean) for r in front(rows, lambda r: r.relu_count)]
+    distinct = sorted(set(best))
+    assert best == sorted(best)
+    assert all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise(distinct))
+    for cost, accuracy in points:
+        assert any(c <= cost and m >= accuracy for c, m in distinct)
+    assert set(best) <= {(c, float(m)) for c, m in points}
+
+
+def test_accuracy_over_rounds_is_drawn_with_its_front() -> None:
+    rows = [row("ours", 100, 80.0, rounds=30.0), row("few sites", 90, 75.0, rounds=12.0), row("bad", 100, 70.0)]
+    axes = Figure().subplots()
+    best = front(rows, lambda r: r.costs[0].rounds or 0.0)
+    draw_cost(axes, rows, "crypten Beaver rounds", lambda r: r.costs[0].rounds or 0.0, best)
+    np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[9, 70], [12, 75], [30, 80]])
+    assert [tuple(c.lines[0].get_xydata()[0]) for c in axes.containers] == [(30, 80), (12, 75), (9, 70)]
+    page = comparison_page(rows, [0], [], "")
+    assert "Over crypten Beaver rounds of an inference" in page
+    assert "Over spu SEMI2K rounds" not in page
+    assert "<td>ReLUs, crypten Beaver MB, crypten Beaver rounds, spu SEMI2K MB</td>" in page  # of "ours" and others
+    assert page.count("<td>crypten Beaver rounds</td>") == 1
 
 
 def epoch(phase: str, val: float | None, count: int | None) -> EpochRow:
