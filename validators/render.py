@@ -58,9 +58,9 @@ def to_junit(report: Report) -> str:
     for check in report.checks:
         case = ElementTree.SubElement(suite, "testcase", {"classname": "aurep.validate", "name": check.name})
         if check.passed:
-            ElementTree.SubElement(case, "system-out").text = _xml(_summary(check))
+            ElementTree.SubElement(case, "system-out").text = _xml(summary(check))
         else:
-            failure = ElementTree.SubElement(case, "failure", {"type": check.name, "message": _xml(_summary(check))})
+            failure = ElementTree.SubElement(case, "failure", {"type": check.name, "message": _xml(summary(check))})
             failure.text = _xml(check.hint)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
@@ -69,7 +69,7 @@ def to_junit(report: Report) -> str:
 def to_github(report: Report) -> str:
     """Workflow commands: an error for each failed check, a notice where all passed."""
     lines = [
-        f"::error file={_property(report.file)},title={_property(f'aurep {check.name}')}::{_message(_summary(check))}"
+        f"::error file={_property(report.file)},title={_property(f'aurep {check.name}')}::{_message(summary(check))}"
         for check in report.checks
         if not check.passed
     ]
@@ -78,7 +78,13 @@ def to_github(report: Report) -> str:
     )
 
 
-def _summary(check: Check) -> str:
+def refusal(file: str, reason: str) -> str:
+    """The workflow command for a file that could not be validated."""
+    return f"::error file={_property(file)},title=aurep::{_message(reason)}\n"
+
+
+def summary(check: Check) -> str:
+    """A check in a line: what was measured, what is allowed, and its hint."""
     allowed = f", allowed {figure(check.allowed)}" if check.allowed is not None else ""
     return f"{check.name}: measured {figure(check.measured)}{allowed}. {check.hint}".strip()
 

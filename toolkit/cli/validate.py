@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from aurep.cli.output import limits_option, progress_line, write_output
 from aurep.cli.runs import RunPath
+from aurep.errors import AurepError
 from aurep.exporters.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -77,18 +81,33 @@ def command(
     from aurep.validators import render
     from aurep.validators.entry import validate
 
-    with progress_line() as progress:
-        report = validate(path, progress=progress, **options)
+    try:
+        with progress_line() as progress:
+            report = validate(path, progress=progress, **options)
+    except AurepError as error:
+        if github:
+            click.echo(render.refusal(str(path), str(error)), nl=False)
+        raise
     outputs = [(json_file, report.to_json), (junit_file, lambda: render.to_junit(report))]
     outputs.append((html_file, lambda: _page(report)))
     # Standard output belongs to the machine where it was asked for.
-    render.to_console(report, Console(stderr=any(name == "-" for name, _ in outputs), highlight=False))
+    with _no_commands() if github else nullcontext():
+        render.to_console(report, Console(stderr=any(name == "-" for name, _ in outputs), highlight=False))
     for name, text in outputs:
         if name is not None:
             write_output(name, text())
     if github:
         click.echo(render.to_github(report), nl=False)
     ctx.exit(0 if report.passed else 1)
+
+
+@contextmanager
+def _no_commands() -> Iterator[None]:
+    """GitHub takes no line in between for a command, such as a name in the file that wraps at the wrong place."""
+    token = token_hex(16)
+    click.echo(f"::stop-commands::{token}")
+    yield
+    click.echo(f"::{token}::")
 
 
 def _page(report: Report) -> str:
