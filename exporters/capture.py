@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from aurep.errors import AurepError
 from aurep.exporters.quiet import quiet
+from aurep.exporters.site import DOMAIN
 from aurep.modes import evaluating
 
 CAPTURE_OPSET = 18
@@ -93,6 +94,25 @@ def capture(model: nn.Module, example: Tensor, batch: Batch) -> onnx.ModelProto:
         advice = "; a model that fixes its batch size exports with batch=N" if batch == "dynamic" else ""
         raise AurepError(f"torch cannot export this model: {_first_line(error)}{advice}.") from error
     return proto
+
+
+def recaptured(data: bytes, model: nn.Module) -> onnx.ModelProto | None:
+    """What `capture` would give, of the `data` that it gave when only masks and coefficients of `model` were others.
+
+    None where it takes a new capture: torch stores tensors that were equal once, and two sites may then share one.
+    """
+    again: onnx.ModelProto = onnx.ModelProto.FromString(data)
+    stored = {tensor.name: tensor for tensor in again.graph.initializer}
+    names = [name for node in again.graph.node if node.domain == DOMAIN for name in node.input[1:]]
+    state = model.state_dict()
+    if len(set(names)) < len(names) or not all(name in stored and name in state for name in names):
+        return None
+    for name in names:
+        value = state[name].numpy()
+        if tuple(stored[name].dims) != value.shape:
+            return None
+        stored[name].CopyFrom(onnx.numpy_helper.from_array(value, name))
+    return again
 
 
 def _first_line(error: BaseException) -> str:

@@ -75,7 +75,7 @@ def _keeps_maps(
 
 
 def _lies_on_image(settings: Mapping[str, Any], beside: list[Shape]) -> bool:
-    """Whether padding does not make positions of its own, beside the image."""
+    """Whether padding does not make positions of its own, beside the image: of a max-pooling, copies of one."""
     kernel = settings.get("kernel_shape") or (beside[0][2:] if beside else ())
     pads = settings.get("pads", [0] * 2 * len(kernel))
     dilations = settings.get("dilations", [1] * len(kernel))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from aurep.errors import AurepError
 from aurep.exporters.bundle import Contents, write_bundle
-from aurep.exporters.capture import INPUT, OUTPUT, Batch, capture, example_batch, portable, run_eager
+from aurep.exporters.capture import INPUT, OUTPUT, Batch, capture, example_batch, portable, recaptured, run_eager
 from aurep.exporters.claims import claims_for, serialise, stamp, verify_saved
 from aurep.exporters.lint import lint
 from aurep.exporters.parity import check_parity
@@ -30,6 +30,7 @@ from aurep.metadata import InputClaim, Metadata, Origin
 with quiet():
     import onnx_graphsurgeon as gs
 
+Captured = dict[Batch, bytes]
 Samples = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
@@ -46,6 +47,7 @@ def export(
     calibration: Calibration | None = None,
     secret_coefficients: bool = False,
     push_constants: bool = False,
+    captured: Captured | None = None,
 ) -> Path:
     """Write `model` as ONNX for `target`, checked against the module itself.
 
@@ -64,6 +66,8 @@ def export(
         secret_coefficients: polynomial coefficients as initializers where the target would publish them.
         push_constants: constant terms of the sites are carried into later constants, a pass over the activations less
             for each site (target onnxruntime).
+        captured: an empty dict to begin with, kept for exports of the same network with other masks, coefficients or
+            targets: torch's exporter, which takes most of an export's time, then runs once for each batch.
 
     Returns:
         The path of the written ONNX file.
@@ -78,7 +82,7 @@ def export(
     inputs, labels = _check_samples(samples, example)
     module = portable(model)
     run_eager(module, example)
-    proto, sites = build(module, example, chosen, rows)
+    proto, sites = build(module, example, chosen, rows, captured)
     origin = origin or Origin()
     origin = origin if relu_budget is None else replace(origin, relu_budget=relu_budget)
     claim = origin.input or InputClaim(layout="NF" if example.dim() == 2 else "NCHW", shape=tuple(example.shape[1:]))
@@ -97,9 +101,11 @@ def export(
     return write_bundle(given, contents, lambda file: verify_saved(file, metadata, chosen))
 
 
-def build(module: nn.Module, example: Tensor, target: Target, batch: Batch) -> tuple[onnx.ModelProto, list[Site]]:
+def build(
+    module: nn.Module, example: Tensor, target: Target, batch: Batch, captured: Captured | None = None
+) -> tuple[onnx.ModelProto, list[Site]]:
     """The graph for `target` without metadata, and its sites."""
-    graph = gs.import_onnx(capture(module, example_batch(example, batch), batch))
+    graph = gs.import_onnx(_captured(module, example, batch, {} if captured is None else captured))
     strip(graph, batch)
     name_sites(graph)
     sites = [read_site(node) for node in hybrid_nodes(graph)]
@@ -107,6 +113,14 @@ def build(module: nn.Module, example: Tensor, target: Target, batch: Batch) -> t
     proto = to_proto(graph, target)
     lint(proto, target)
     return proto, sites
+
+
+def _captured(module: nn.Module, example: Tensor, batch: Batch, captured: Captured) -> onnx.ModelProto:
+    again = recaptured(captured[batch], module) if batch in captured else None
+    if again is None:
+        again = capture(module, example_batch(example, batch), batch)
+        captured[batch] = again.SerializeToString()  # now: graphsurgeon renames tensors in place
+    return again
 
 
 def strip(graph: gs.Graph, batch: Batch) -> None:

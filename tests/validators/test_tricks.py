@@ -11,6 +11,7 @@ import pytest
 
 from aurep.validators import UncountableError, count_relus, validate
 from aurep.validators.relu_count import count
+from aurep.validators.session import Session
 from tests.validators import graphs, tricks
 
 GRAPHS = {
@@ -178,6 +179,20 @@ def test_positions_that_padding_adds_are_no_pooling() -> None:
     inputs = np.random.default_rng(0).normal(size=(2, 4, 6, 6)).astype(np.float32)
     np.testing.assert_array_equal(graphs.reference(model, inputs), np.maximum(inputs, 0))
     assert (count(model).total, count(model).pooling) == (tricks.ELEMENTS, 0)
+
+
+def test_positions_that_a_pooling_adds_are_no_pooling_for_the_next() -> None:
+    """A maximum over (x, nothing) and (nothing, x) makes two positions of one: a convolution that sees the zero beside
+    one of them has x there and 0 at the other."""
+    lines = """u = Conv(x, one) g = MaxPool<kernel_shape = [1, 2], pads = [0, 1, 0, 1]>(u)
+        c = Conv<group = 144, pads = [0, 1, 0, 0]>(g, step) p = MaxPool<kernel_shape = [1, 2]>(c)
+        s = Constant<value_ints = [-1, 4, 6, 6]>() y = Reshape(p, s)"""
+    model = graphs.body(lines)
+    step = np.broadcast_to(np.array([-1, 1], np.float32), (144, 1, 1, 2)).copy()
+    graphs.add_initializers(model, one=np.eye(144, dtype=np.float32).reshape(144, 4, 6, 6), step=step)
+    inputs = np.random.default_rng(0).normal(size=(2, 4, 6, 6)).astype(np.float32)
+    np.testing.assert_array_equal(Session(model, "cpu").run(inputs), np.maximum(inputs, 0))
+    assert (count(model).total, count(model).pooling) == (tricks.ELEMENTS, 2 * tricks.ELEMENTS)
 
 
 def test_a_site_that_sets_zeros_between_keeps_no_pooling(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def _stays_on_image(call: Call) -> bool:
     """Whether every output position lies over the image: padding up to that which keeps the size, and no more.
 
     A wider border turns the zeros beside the image into positions of their own, next to which max(x, 0) is a pooling.
+    That of a max-pooling holds no zeros, but makes two positions of one, which a later convolution tells apart.
     """
     weight = call.given(1)
     default = weight.shape[2:] if weight is not None and weight.shape else ()

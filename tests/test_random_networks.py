@@ -1,0 +1,110 @@
+"""Random networks, masks, coefficients and targets: the file computes what the module computes, costs what is counted,
+and passes its own validation.
+
+Torch's exporter takes more than a second a network and all else a fifth of that, so each network is captured once for
+each batch, and exported with several masks and coefficients for several targets.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import torch
+from hypothesis import HealthCheck, Phase, event, example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from aurep import prepare, relu_sites
+from aurep.errors import AurepError
+from aurep.exporters import TARGETS, export
+from aurep.exporters.pipeline import Captured
+from aurep.metadata import Origin
+from aurep.validators.relu_count import count_relus
+from aurep.validators.session import Session
+from aurep.validators.validation import validate
+from tests.exporters.exporting import NET, assert_scaled, randomise, run
+from tests.random_networks import Plan, compared, plans
+
+NETWORKS, DRAWS = 50 if os.environ.get("CI") else 3, 6
+OF_SITES = ("mask", "alpha", "coefficients")
+EVERYWHERE = ("mask", "onnxruntime")  # targets that compare at all elements of a site
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Of the replaced elements: how many, and from which masks and coefficients; for which target."""
+
+    target: str
+    density: float
+    seed: int
+    budgeted: bool
+
+
+draws = st.builds(
+    Draw,
+    target=st.sampled_from(sorted(TARGETS)),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    seed=st.integers(0, 2**16),
+    budgeted=st.booleans(),
+)
+
+
+@settings(
+    max_examples=NETWORKS,
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking would take hours
+)
+@given(
+    plan=plans,
+    degree=st.sampled_from([0, 1, 2]),
+    coefficients=st.sampled_from(["channel", "element"]),
+    drawn=st.lists(draws, min_size=DRAWS, max_size=DRAWS),
+)
+@example(  # the maximum over positions that a border made, where a pooling is no pooling
+    Plan(("growing max pool", "strided residual", "growing max pool", "conv"), False, 1174),
+    1,
+    "channel",
+    [Draw("onnx", 0.1, 1174, True)],
+)
+def test_export_and_validation_agree(plan: Plan, degree: int, coefficients: str, drawn: list[Draw]) -> None:
+    x = torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(plan.seed))
+    model = prepare(plan.build(), x[:1], degree=degree, coefficients=coefficients).eval()
+    state = randomise(model, plan.seed).state_dict()
+    weights = {name: value.clone() for name, value in state.items() if not name.endswith(OF_SITES)}
+    captured: Captured = {}
+    for draw in drawn:
+        randomise(model, draw.seed, 0.0 if draw.target == "helayers" else draw.density)
+        model.load_state_dict(weights, strict=False)  # as they were captured
+        with TemporaryDirectory() as folder, torch.no_grad():
+            _agree(model, x, draw, Path(folder) / "bundle", captured)
+
+
+def _agree(model: nn.Module, x: Tensor, draw: Draw, folder: Path, captured: Captured) -> None:
+    sites, target = relu_sites(model), draw.target
+    origin = Origin(relu_budget=sum(site.kept for site in sites)) if draw.budgeted else None
+    samples = (x.numpy(), np.zeros(4, np.int64))
+    try:
+        file = export(model, x[:1], folder, target, origin=origin, samples=samples, captured=captured)
+    except AurepError as error:
+        if "cannot take this model" not in str(error):
+            raise
+        event(f"{target} refuses")
+        target = "onnx"
+        file = export(model, x[:1], folder, target, origin=origin, samples=samples, captured=captured)
+    eager = model(x).numpy()
+    proto = onnx.load(file)
+    rows = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 4
+    assert_scaled(np.concatenate([run(proto, x[i : i + rows].numpy()) for i in range(0, 4, rows)]), eager, NET)
+    assert_scaled(Session(proto, "cpu").run(x.numpy()), eager, NET)
+    inside = sum(site.elements if target in EVERYWHERE and site.kept else site.kept for site in sites)
+    others, found = compared(model, x[:1]), count_relus(file)
+    assert (found.total, found.pooling) == (inside + others.outside, others.pooling)
+    report = validate(file.parent)  # in this process: the files are our own
+    assert report.passed, report
