@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from aurep.results import ComparisonRow
+    from aurep.training.cluster import Cluster
 
 
 @click.command("compare")
@@ -28,6 +29,19 @@ if TYPE_CHECKING:
 @click.option("--seeds", default="0,1,2", show_default=True, help="Comma-separated seeds.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set lies.")
 @click.option("--out", type=click.Path(path_type=Path), help="Shared folder of runs.  [default: runs/compare-RECIPE]")
+@click.option(
+    "--launcher",
+    type=click.Choice(["local", "slurm"]),
+    default="local",
+    show_default=True,
+    help="Run here, or as a Slurm job array (extra slurm).",
+)
+@click.option(
+    "--slurm",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="What a job may use, as in docs/clusters.md, or a TOML file of that.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key of the recipe.")
 def command(
     recipe: str,
@@ -38,21 +52,25 @@ def command(
     seeds: str,
     data_dir: Path | None,
     out: Path | None,
+    launcher: str,
+    slurm: tuple[str, ...],
     overrides: tuple[str, ...],
 ) -> None:
     """Run RECIPE for every method, budget and seed, then write a table, and accuracy over ReLUs, bytes and rounds.
 
     Finished runs are skipped and stopped ones go on. Start it several times, on several machines that share the folder,
-    and they divide the runs among themselves.
+    and they divide the runs among themselves. With --launcher slurm every run is a job, requeued when it is preempted.
     """
     from rich.console import Console
 
     from aurep.cli.train import read
     from aurep.costs import RunCosts
     from aurep.errors import AurepError
-    from aurep.training.compare import compare
+    from aurep.training.compare import compare, run_here
     from aurep.training.heap import keep_freed_memory
 
+    if slurm and launcher != "slurm":
+        raise click.UsageError("--slurm says what jobs may use; give --launcher slurm with it.")
     numbers = _list(seeds)
     if not all(number.isdigit() for number in numbers):
         raise AurepError(f"--seeds {seeds!r} is not a comma-separated list of whole numbers such as 0,1,2.")
@@ -64,8 +82,9 @@ def command(
     keep_freed_memory()
     limited = _at_few_sites(_list(methods), _list(max_sites or ""), named)
     chosen = [*_list(methods), *limited]
+    launch = _cluster(slurm) if launcher == "slurm" else run_here
     seeds_ = [int(n) for n in numbers]
-    rows = compare(config, folder, chosen, _list(budgets), seeds_, console, named | limited, RunCosts())
+    rows = compare(config, folder, chosen, _list(budgets), seeds_, console, named | limited, RunCosts(), launch)
     console.print(_table(rows))
     console.print(f"{folder / 'comparison.html'}", highlight=False)
 
@@ -80,6 +99,13 @@ def _at_few_sites(methods: list[str], counts: list[str], variants: dict[str, lis
         for method in methods
         for count in counts
     }
+
+
+def _cluster(options: tuple[str, ...]) -> Cluster:
+    from aurep.training.cluster import Cluster
+    from aurep.training.cluster_options import read_options
+
+    return Cluster(read_options(options))
 
 
 def _list(text: str) -> list[str]:

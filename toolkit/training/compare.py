@@ -12,49 +12,39 @@ tried again, and is named beside the table.
 from __future__ import annotations
 
 import json
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from aurep.errors import AurepError, Diverged
+from aurep.errors import AurepError
 from aurep.files import write_text
 from aurep.results import ComparisonRow, Cost, read_result
 from aurep.search import check_options
-from aurep.training.arithmetic import settle, settled_like
-from aurep.training.checkpoint import RunFolder
+from aurep.training.cells import DIVERGED, Cell, attempt, cell_config, claimed
 from aurep.training.compare_page import comparison_page
-from aurep.training.config import Config, check_config, parse_config
+from aurep.training.config import Config
 from aurep.training.progress import Progress
-from aurep.training.runs import RunBusy, train, train_baseline
 
 Costs = Callable[[Path], Sequence[Mapping[str, Any]]]  # run folder -> estimates per protocol
 _LOOK_AGAIN_SECONDS = 5.0
-_DIVERGED = "diverged.txt"
+
+Launcher = Callable[[Config, Mapping[Cell, Config], Path, Console | None], None]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run of the comparison."""
-
-    method: str
-    budget: str
-    seed: int
-
-    def folder(self, root: Path) -> Path:
-        method = re.sub(r"[^\w.]+", "_", self.method)
-        return root / f"{method}-{self.budget.replace('%', 'pct')}-s{self.seed}"
-
-    def finished(self, root: Path) -> bool:
-        return RunFolder(self.folder(root)).finished
-
-    def diverged(self, root: Path) -> bool:
-        return (self.folder(root) / _DIVERGED).exists()
+def run_here(recipe: Config, configs: Mapping[Cell, Config], folder: Path, console: Console | None = None) -> None:
+    """Run the cells in this process, one after the other, but for those that other workers run; wait for these."""
+    del recipe
+    pending = list(configs)
+    while pending:
+        left = [cell for cell in pending if not attempt(cell, configs[cell], folder, console)]
+        if left == pending:
+            time.sleep(_LOOK_AGAIN_SECONDS)
+        pending = left
 
 
 def compare(
@@ -66,6 +56,7 @@ def compare(
     console: Console | None = None,
     variants: Mapping[str, Sequence[str]] | None = None,
     costs: Costs | None = None,
+    launcher: Launcher = run_here,
 ) -> list[ComparisonRow]:
     """Run what is missing, wait for what other workers run, and write the comparison.
 
@@ -77,6 +68,7 @@ def compare(
         costs: what a finished run costs, such as an `aurep.costs.RunCosts`; the page then shows accuracy over bytes
             and rounds too.
         variants: names that `methods` may use too, each with the `section.key=value` overrides that it stands for.
+        launcher: returns when every cell has ended: in this process, or an `aurep.training.cluster.Cluster`.
 
     Returns:
         A row per method and budget. Seeds whose run diverged are listed in `diverged` and count for nothing else; a
@@ -91,14 +83,11 @@ def compare(
     for cell in cells:
         checked = cell_config(config, cell, (variants or {}).get(cell.method))
         check_options(checked.search.method, checked.search.options)
-    config = _claimed(folder, config, Progress(console))
+    progress = Progress(console)
+    config = claimed(folder, config, progress, settles=launcher is run_here)
     configs = {cell: cell_config(config, cell, (variants or {}).get(cell.method)) for cell in cells}
-    pending = cells
-    while pending:
-        left = [cell for cell in pending if not _attempt(cell, configs[cell], folder, console)]
-        if left == pending:
-            time.sleep(_LOOK_AGAIN_SECONDS)
-        pending = left
+    launcher(config, configs, folder, console)
+    config = claimed(folder, config, progress)
     rows = list(summarise(folder, methods, budgets, seeds, costs))
     facts = {"recipe": config.model_dump(mode="json", exclude_none=True), "seeds": list(seeds)}
     facts["rows"] = [asdict(row) for row in rows]
@@ -108,23 +97,8 @@ def compare(
     write_text(folder / "comparison.html", page)
     if console is not None:
         for path in lost:
-            console.print(f"{path.name} diverged: {(path / _DIVERGED).read_text().strip()}", highlight=False)
+            console.print(f"{path.name} diverged: {(path / DIVERGED).read_text().strip()}", highlight=False)
     return rows
-
-
-def cell_config(config: Config, cell: Cell, overrides: Sequence[str] | None = None) -> Config:
-    """The recipe with the cell's seed, budget and either method or a variant's `overrides`."""
-    origin = f"{cell.method} at {cell.budget}"
-    if overrides is None:
-        overrides = [f"search.method='{cell.method}'"]
-    varied = parse_config(config.to_toml(), origin, overrides)
-    if varied.search.method != config.search.method and config.search.options:  # the recipe's are its own method's
-        plain = config.search.model_copy(update={"options": {}})
-        return cell_config(config.model_copy(update={"search": plain}), cell, overrides)
-    fields = varied.model_dump(mode="json", exclude_none=True)
-    fields["search"]["budget"] = cell.budget
-    fields["train"]["seed"] = cell.seed
-    return check_config(fields, origin)
 
 
 def summarise(
@@ -168,41 +142,3 @@ def _mean(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[Cost]:
         )
         for entries in zip(*runs, strict=True)
     ]
-
-
-def _claimed(folder: Path, config: Config, progress: Progress) -> Config:
-    """The recipe of all workers. The first one writes it, with what its machine makes of "auto"; the others take that,
-    and check the rest of theirs against it, but for where the data lies."""
-    path = folder / "recipe.toml"
-    if not path.exists():
-        config = settle(config, progress.say)
-        write_text(path, config.to_toml())
-        return config
-    first = parse_config(path.read_text(), str(path))
-    config = settled_like(config, first)
-    if first.digest() != config.digest():
-        raise AurepError(f"{folder} holds the comparison of another recipe; choose another folder with --out.")
-    return config
-
-
-def _attempt(cell: Cell, config: Config, folder: Path, console: Console | None) -> bool:
-    """Run `cell` if nobody else does. True where it has ended."""
-    if cell.finished(folder) or cell.diverged(folder):
-        return True
-    try:
-        fields = config.model_dump(mode="json", exclude_none=True)
-        if config.baseline.checkpoint is None:
-            fields["baseline"]["checkpoint"] = str(train_baseline(config, folder / f"baseline-s{cell.seed}", console))
-        _train(check_config(fields), cell.folder(folder), console)
-    except RunBusy:
-        return cell.finished(folder)
-    return True
-
-
-def _train(config: Config, out: Path, console: Console | None) -> None:
-    if console is not None:
-        console.rule(out.name)
-    try:
-        train(config, out, resume=True, console=console)
-    except Diverged as error:
-        write_text(out / _DIVERGED, f"{error}\n")

@@ -1,4 +1,7 @@
-"""SIGTERM and SIGINT end a run after the step in flight, with its checkpoint written."""
+"""A signal ends a run after the step in flight, with its checkpoint written.
+
+SIGINT and SIGTERM, and SIGUSR1 and SIGUSR2, by which Slurm is asked to warn a job before its time ends.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-_HEEDED = (signal.SIGTERM, signal.SIGINT)
+_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
+_HEEDED = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))  # Windows has the first two
 
 
 class Stopped(Exception):
@@ -19,7 +23,7 @@ class Stopped(Exception):
 
 
 class StopSignal:
-    """Inside the block, the first signal only sets `received`; a second one acts as usual."""
+    """Inside the block, the first signal of a kind only sets `received`; a second one acts as usual."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -33,7 +37,7 @@ class StopSignal:
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         self.received = number
-        self._restore()
+        signal.signal(number, self._before.pop(number))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._restore()
