@@ -50,7 +50,10 @@ def run_eager(model: nn.Module, x: Tensor) -> Tensor:
     if logits.dim() < 1 or logits.shape[0] != x.shape[0]:
         raise AurepError(f"the model maps {tuple(x.shape)} to {tuple(logits.shape)}; the first axis must be the batch.")
     if not torch.isfinite(logits).all():
-        raise AurepError("the model's output on the example input is not finite; train it or lower its degree first.")
+        raise AurepError(
+            "the model's output on the example input is not finite; train it first, lower its degree, or, with its "
+            'masks set, fit its polynomials with method="bounded".'
+        )
     return logits
 
 

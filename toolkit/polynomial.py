@@ -24,9 +24,10 @@ from torch import Tensor
 from aurep.errors import AurepError
 
 DEGREES = (0, 1, 2)
-Fit = Literal["moments", "normal", "autorep"]  # see `Moments.fit`
+Fit = Literal["moments", "normal", "autorep", "bounded"]  # see `Moments.fit`
 _SIGMA_FLOOR = 0.05  # of the site's root-mean-square sigma: a dead channel gets c2 <= 4 / that, not infinity
 _LEAST_SIGMA = 1e-3  # taken for that mean where a whole site is dead: it still gets a finite c2, at most 4e3
+_BEYOND = 2.0  # of the largest input seen, up to which a bounded fit does not enlarge any
 _AUTOREP_FLOOR = 0.5  # of the variance, in the code released with AutoReP
 _RIDGE = 1e-9  # keeps the standardised Gram matrix invertible for inputs of two or three distinct values
 
@@ -89,6 +90,7 @@ class Moments:
         self.count = 0
         self.powers: Tensor | None = None  # (5, ...)
         self.products: Tensor | None = None  # (3, ...)
+        self.largest: Tensor | None = None  # |x|, (...)
 
     def add(self, x: Tensor) -> None:
         """Accumulate a batch x of shape (N, C, ...)."""
@@ -105,6 +107,8 @@ class Moments:
         stacked, crossed = torch.stack(powers), torch.stack(products)
         self.powers = stacked if self.powers is None else self.powers + stacked
         self.products = crossed if self.products is None else self.products + crossed
+        largest = x.abs().amax(dims)
+        self.largest = largest if self.largest is None else self.largest.maximum(largest)
         self.count += x.shape[0]
 
     def fit(self, degree: int, method: Fit = "moments") -> Tensor:
@@ -114,7 +118,9 @@ class Moments:
             degree: 0, 1 or 2.
             method: "moments", least squares under the inputs seen; "normal", under the normal distribution of their
                 mean and deviation; "autorep", the first coefficients of the code released with AutoReP, to compare
-                with: the closed form given the variance, at least 0.5, for sigma, then c0 / 5 and c2 / 100.
+                with: the closed form given the variance, at least 0.5, for sigma, then c0 / 5 and c2 / 100; "bounded",
+                the first, then flattened until |c1 x + c2 x^2| <= |x| up to twice the largest input seen, with the mean
+                kept: worse for most inputs, but parabola upon parabola enlarges no outlier.
 
         What "autorep" does not follow: that code takes running averages over training and validation batches where
         these moments are of the batches seen; it sets the coefficients anew every 10 steps until step 508, training
@@ -140,7 +146,18 @@ class Moments:
         closed = dapa(mu, sigma, degree)
         if method == "normal" or (self.per_element and self.count < 3 * (degree + 1)):
             return closed
-        return torch.where((variance.sqrt() <= floor)[..., None], closed, _solve(raw, cross, mu, sigma, degree))
+        fitted = torch.where((variance.sqrt() <= floor)[..., None], closed, _solve(raw, cross, mu, sigma, degree))
+        return self._flattened(fitted, raw, cross) if method == "bounded" else fitted
+
+    def _flattened(self, fitted: Tensor, raw: Tensor, cross: Tensor) -> Tensor:
+        assert self.largest is not None
+        degree = fitted.shape[-1] - 1
+        slopes = [fitted[..., 1].clamp(-1, 1)] if degree else []
+        if degree == 2:
+            most = (1 - slopes[0].abs()) / (_BEYOND * self.largest).clamp_min(_LEAST_SIGMA)
+            slopes.append(fitted[..., 2].minimum(most).maximum(-most))
+        offset = cross[0] - sum(slope * raw[k] for k, slope in enumerate(slopes, 1))
+        return torch.stack([offset, *slopes], -1)
 
 
 def _solve(raw: Tensor, cross: Tensor, mu: Tensor, sigma: Tensor, degree: int) -> Tensor:

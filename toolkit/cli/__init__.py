@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from aurep.cli import compare, demo, doctor, export, handoff, inspect, recipes, train, validate
+from aurep.cli import compare, demo, doctor, export, handoff, inspect, recipes, sharing, train, validate
 from aurep.errors import AurepError, Diverged, one_line
 
 
@@ -47,3 +47,5 @@ def main(debug: bool) -> None:
 
 for _module in (train, export, validate, inspect, handoff, compare, recipes, doctor, demo):
     main.add_command(_module.command)
+main.add_command(sharing.push_command)
+main.add_command(sharing.pull_command)

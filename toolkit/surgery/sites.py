@@ -46,17 +46,27 @@ def fit_polynomials(
 ) -> None:
     """Fit every site's coefficients to its input distribution on `batches` (DaPa).
 
+    Sites with replaced elements are fitted in the order of the forward, each before the next one sees its outputs:
+    fitted side by side, on what ReLUs let through, a deep network of polynomials leaves the ranges they were fitted on.
+
     Args:
         model: a prepared model; it runs in eval mode with its present masks, and its mode is restored.
         batches: inputs (N, C, H, W), or tuples whose first item they are.
         max_batches: stop after so many.
-        method: how, as in `aurep.polynomial.Moments.fit`: "moments", "normal" or "autorep".
+        method: how, as in `aurep.polynomial.Moments.fit`: "moments", "normal", "autorep", or "bounded", for a
+            deep network whose activations become polynomials before any training: plain fits leave it infinite.
 
     Raises:
         AurepError: no batch, or a batch that makes an activation infinite or NaN.
     """
     moments = {site: Moments(site.shape, site.per_element) for site in hybrid_sites(model) if site.degree}
-    _show(model, islice(batches, max_batches), moments, lambda site, x: moments[site].add(x))
+
+    def look(site: HybridActivation, x: Tensor) -> None:
+        moments[site].add(x)
+        if not bool(site.mask.all()):
+            site.set_coefficients(moments[site].fit(site.degree, method))
+
+    _show(model, islice(batches, max_batches), moments, look)
     for site, seen in moments.items():
         fitted = seen.fit(site.degree, method)
         if not bool(torch.isfinite(fitted).all()):

@@ -30,7 +30,7 @@ from tests.toolkit.training.tiny import tiny_config
 
 submitit = pytest.importorskip("submitit")
 
-SHORT = {"baseline__epochs": 1, "search__epochs": 1, "finetune__epochs": 1}
+SHORT = {"baseline__epochs": 1, "search__epochs": 1, "finetune__epochs": 1, "train__precision": "fp32"}
 _SBATCH = r"""#!{python}
 import os, re, subprocess, sys
 from pathlib import Path
@@ -74,8 +74,9 @@ def test_jobs_give_the_rows_of_one_process_and_are_not_run_again(tmp_path: Path)
 
 def test_a_preempted_job_is_requeued_and_ends_where_it_would_have(tmp_path: Path) -> None:
     cell = Cell("autorep", "10%", 0)
-    config = cell_config(tiny_config(baseline__epochs=3, search__epochs=6, finetune__epochs=6), cell)
-    work = Work(tiny_config(), cell, config, tmp_path / "preempted", teacher_only=False)
+    recipe = tiny_config(baseline__epochs=3, search__epochs=6, finetune__epochs=6, train__precision="fp32")
+    config = cell_config(recipe, cell)
+    work = Work(recipe, cell, config, tmp_path / "preempted", teacher_only=False)
     executor = submitit.LocalExecutor(tmp_path / "logs")
     executor.update_parameters(timeout_min=30)
     job = executor.submit(work)

@@ -1,0 +1,69 @@
+"""Polynomials are fitted one after the other, each on what those before it make of the images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import aurep
+from aurep.polynomial import Moments
+from aurep.surgery import hybrid_sites
+
+
+def test_a_later_site_is_fitted_on_the_outputs_of_earlier_polynomials() -> None:
+    """Oracle: numpy's least squares of ReLU, on inputs computed by hand, site after site."""
+    torch.manual_seed(0)
+    first, second = nn.Linear(4, 3), nn.Linear(3, 2)
+    model = aurep.prepare(nn.Sequential(first, nn.ReLU(), second, nn.ReLU()), torch.zeros(1, 4), degree=2)
+    for site in hybrid_sites(model):
+        site.set_mask(torch.zeros_like(site.mask))
+    images = torch.randn(400, 4)
+    aurep.fit_polynomials(model, [images])
+    x = images
+    for layer, site in zip((first, second), hybrid_sites(model), strict=True):
+        seen = layer(x).detach().double().numpy()
+        wanted = np.stack([np.polyfit(channel, channel.clip(0), 2)[::-1] for channel in seen.T])
+        assert site.coefficients is not None
+        np.testing.assert_allclose(site.coefficients.detach().numpy(), wanted, rtol=1e-4, atol=1e-5)  # fp32 in between
+        x = torch.from_numpy(np.stack([np.polyval(c[::-1], v) for c, v in zip(wanted, seen.T, strict=True)], 1)).float()
+
+
+@given(st.integers(0, 2**31), st.floats(-3, 3), st.floats(0.05, 20), st.sampled_from([1, 2]))
+@settings(deadline=None)
+def test_a_bounded_fit_keeps_the_mean_and_enlarges_nothing_up_to_twice_what_it_saw(
+    seed: int, mean: float, std: float, degree: int
+) -> None:
+    x = torch.from_numpy(np.random.default_rng(seed).standard_t(3, (50, 3)) * std + mean)
+    moments = Moments((3,))
+    moments.add(x)
+    found = moments.fit(degree, "bounded").numpy()
+    for channel, c in zip(x.numpy().T, found, strict=True):
+        grid = np.linspace(-2, 2, 101) * np.abs(channel).max()
+        assert np.all(np.abs(np.polyval(c[::-1], grid) - c[0]) <= np.abs(grid) * (1 + 1e-9))  # float64
+        np.testing.assert_allclose(np.polyval(c[::-1], channel).mean(), channel.clip(0).mean(), rtol=1e-7, atol=1e-9)
+
+
+def test_a_deep_untrained_network_of_polynomials_is_exportable(tmp_path: Path) -> None:
+    """Plain least squares leaves it infinite on images that it has not seen; a bounded fit does not."""
+    torch.manual_seed(0)
+    layers = [layer for _ in range(40) for layer in (nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU())]
+    network = nn.Sequential(*layers, nn.Linear(16, 3)).train()
+    images = torch.randn(1024, 16)
+    with torch.no_grad():
+        for _ in range(100):
+            network(images)
+    model = aurep.prepare(network.eval(), images[:1], degree=2)
+    for site in hybrid_sites(model):
+        site.set_mask(torch.zeros_like(site.mask))
+    unseen = torch.randn(256, 16)
+    aurep.fit_polynomials(model, [images])
+    assert not torch.isfinite(model(unseen)).all()
+    aurep.fit_polynomials(model, [images], method="bounded")
+    assert torch.isfinite(model(unseen)).all()
+    aurep.export(model, unseen[:1], tmp_path / "deep.onnx")
+    assert aurep.count_relus(tmp_path / "deep.onnx").total == 0
