@@ -124,7 +124,8 @@ def _check_sums(folder: Path, source: str) -> None:
     sums = folder / SUMS
     if not sums.exists():
         raise AurepError(f"{source} holds no {SUMS}: `aurep push` did not write it; download it with the hub's client.")
-    listed = dict(reversed(line.split("  ", 1)) for line in sums.read_text().splitlines() if "  " in line)
+    lines = [line.partition("  ") for line in sums.read_text().splitlines()]
+    listed = {name: digest for digest, _, name in lines}
     sums.unlink()
     present = {file.name for file in folder.iterdir()}
     if lacking := sorted(listed.keys() - present):
