@@ -28,6 +28,8 @@ While `blend` is set, alpha is a real factor instead and the mask plays no part 
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -195,15 +197,9 @@ class HybridActivation(nn.Module):
         self.factors = nn.Parameter(unfold(self.coefficients, self.statistics))
         self.coefficients.requires_grad_(False)
 
-    @torch.no_grad()
     def follow(self) -> None:
         """Called after every optimiser step: statistics take in the last batch's, coefficients follow the factors."""
-        if self.coefficients is None or self.factors is None or self.statistics is None:
-            return
-        if self._seen is not None:
-            self.statistics.lerp_(self._seen.to(self.statistics), MOMENTUM)
-            self._seen = None
-        self.coefficients.copy_(fold(self.factors, self.statistics))
+        follow([self])
 
     def settle(self) -> None:
         """Back to plain coefficients, such as evaluation has used all along."""
@@ -213,6 +209,26 @@ class HybridActivation(nn.Module):
 
     def extra_repr(self) -> str:
         return f"site={self.site!r}, shape={self.shape}, degree={self.degree}, kept={int(self.mask.sum())}"
+
+
+@torch.no_grad()
+def follow(sites: Iterable[HybridActivation]) -> None:
+    """`HybridActivation.follow` of all `sites`, of which there may be dozens, each with some twenty tiny operations:
+    done in one go for those alike."""
+    alike: dict[torch.Size, list[HybridActivation]] = defaultdict(list)
+    for site in sites:
+        if site.factors is not None and site.statistics is not None:
+            alike[site.factors.shape[1:]].append(site)
+            if site._seen is not None:
+                site.statistics.lerp_(site._seen.to(site.statistics), MOMENTUM)
+                site._seen = None
+    for group in alike.values():
+        factors: list[Tensor] = [site.factors for site in group if site.factors is not None]
+        statistics = [site.statistics for site in group if site.statistics is not None]
+        folded = fold(torch.cat(factors), torch.cat(statistics, 1)).split([len(rows) for rows in factors])
+        for site, coefficients in zip(group, folded, strict=True):
+            assert site.coefficients is not None
+            site.coefficients.copy_(coefficients)
 
 
 def _polynomial(coefficients: Tensor | None, x: Tensor) -> Tensor:

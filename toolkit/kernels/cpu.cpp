@@ -3,6 +3,7 @@
 #include "cpu_layout.h"
 #include "cpu_powers.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/library.h>
 
 #include <tuple>
@@ -45,6 +46,7 @@ Tensor excess_of(const Input& input, const Tensor& over, double limit) {
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
     const Tensor& x, const Maybe& residual, const std::vector<Tensor>& norms, const Tensor& mask, const Maybe& polynomial,
     const Maybe& statistics, double running, double limit) {
+    const at::AutoDispatchBelowADInplaceOrView below;  // nothing here is differentiated, and asking costs time
     const Input input(x, residual, norms);
     Tensor seen, over, excess;
     Maybe coefficients = polynomial;
@@ -140,6 +142,7 @@ Gradients backward(
     const Tensor& gradient, const Maybe& of_excess, const Tensor& x, const Maybe& residual, const std::vector<Tensor>& norms,
     const Tensor& mask, const Tensor& alpha, const Maybe& coefficients, const Maybe& statistics, double running,
     const Maybe& seen, const Maybe& over, double limit, bool of_alpha) {
+    const at::AutoDispatchBelowADInplaceOrView below;  // nothing here is differentiated, and asking costs time
     const Input input(x, residual, norms);
     const Tensor g = input.layout.like(gradient, input.x), kept = input.layout.ordered(mask), du = at::empty_like(input.x);
     Columns before, more;
@@ -179,6 +182,7 @@ Gradients backward(
 
 // Mean and biased variance per channel.
 std::tuple<Tensor, Tensor> statistics(const Tensor& x) {
+    const at::AutoDispatchBelowADInplaceOrView below;  // nothing here is differentiated, and asking costs time
     const Tensor found = power_statistics(Input(x, std::nullopt, {}), 1);
     return {found[0], found[1]};
 }
@@ -186,6 +190,7 @@ std::tuple<Tensor, Tensor> statistics(const Tensor& x) {
 // a du + b (x - mean) + c
 Tensor norm_input(
     const Tensor& gradient, const Tensor& x, const Tensor& mean, const Tensor& a, const Tensor& b, const Tensor& c, bool spent) {
+    const at::AutoDispatchBelowADInplaceOrView below;  // nothing here is differentiated, and asking costs time
     const Input input(x, std::nullopt, {});
     Columns columns;
     for (const Tensor& column : {mean, a, b, c}) columns.add(column);

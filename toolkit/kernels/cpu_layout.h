@@ -19,8 +19,10 @@ Tensor floats(at::IntArrayRef shape) {
     return at::empty(shape, at::kFloat);
 }
 
+// In memory as loops take it. Asked first, since of tiny tensors there are many, and every operation on one costs microseconds.
 Tensor plain(const Tensor& values) {
-    return values.to(at::kFloat).contiguous();
+    const bool already = values.scalar_type() == at::kFloat && values.is_contiguous();
+    return already ? values : values.to(at::kFloat).contiguous();
 }
 
 // x as it is where that is contiguous or channels_last.
@@ -52,7 +54,8 @@ struct Layout {
 
     // `other` in x's dtype and memory order.
     Tensor like(const Tensor& other, const Tensor& x) const {
-        return other.to(x.scalar_type()).contiguous(last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
+        const bool already = other.scalar_type() == x.scalar_type() && other.strides() == x.strides();
+        return already ? other : other.to(x.scalar_type()).contiguous(last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
     }
 
     // Values (C, ...) in memory order, and back.
@@ -111,7 +114,9 @@ struct Columns {
 
     // Rows (C) of a tensor.
     void add_rows(const Tensor& values) {
-        for (int64_t k = 0; k < values.size(0); ++k) add(values[k]);
+        held.push_back(plain(values));
+        const float* first = held.back().const_data_ptr<float>();
+        for (int64_t k = 0; k < values.size(0); ++k) rows.push_back({first + k * values.size(1)});
     }
 
     // (rows, C) where that repeats, else (rows, elements).

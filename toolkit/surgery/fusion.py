@@ -102,8 +102,9 @@ class NormedFunction(torch.autograd.Function):
         polynomial: Tensor | None,
         training: Training | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        own, other = (weight, bias, mean, inverse), (weight_r, bias_r, mean_r, inverse_r)
-        norms, excess = _norms(own, other), None
+        norms, excess = [Norm(mean, weight * inverse, bias)], None
+        if weight_r is not None and bias_r is not None and mean_r is not None and inverse_r is not None:
+            norms.append(Norm(mean_r, weight_r * inverse_r, bias_r))
         if training is None:
             y = kernels_for(z).normed_forward(z, residual, norms, mask, polynomial)
             seen: Seen = (polynomial, None, None)
@@ -112,7 +113,8 @@ class NormedFunction(torch.autograd.Function):
             assert kernels is not None
             y, seen, excess = kernels.training_forward(z, residual, norms, mask, polynomial, training)
         statistics = None if training is None else training.statistics
-        ctx.save_for_backward(z, residual, *own, *other, mask, alpha, statistics, *seen)
+        parts = [part for norm in norms for part in norm]
+        ctx.save_for_backward(z, residual, inverse, inverse_r, mask, alpha, statistics, *seen, *parts)
         ctx.training = None if training is None else training._replace(statistics=None)
         ctx.set_materialize_grads(False)
         if seen[1] is not None:
@@ -122,10 +124,10 @@ class NormedFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        z, residual, *norms, mask, alpha, statistics, coefficients, batch, over = ctx.saved_tensors
-        own, other = norms[:4], norms[4:]
+        z, residual, inverse, inverse_r, mask, alpha, statistics, coefficients, batch, over, *parts = ctx.saved_tensors
+        norms = [Norm(*parts[k : k + 3]) for k in range(0, len(parts), 3)]
         needs = Needs(True, ctx.needs_input_grad[11], ctx.needs_input_grad[12])
-        inputs = (z, residual, _norms(own, other), mask, alpha)
+        inputs = (z, residual, norms, mask, alpha)
         if ctx.training is None:
             found = kernels_for(z).normed_backward(grads[0], *inputs, coefficients, needs)
         else:
@@ -134,28 +136,22 @@ class NormedFunction(torch.autograd.Function):
             assert kernels is not None
             found = kernels.training_backward(grads[0], grads[1], *inputs, seen, training, needs)
         du, grad_alpha, grad_polynomial, sums = found
-        everywhere = sum_over_ranks(sums)
-        grad_z = norm_input_gradient(du, z, own, everywhere[0], everywhere[1], spent=residual is None)
-        of_norm = _norm_gradients(own, sums[0], sums[1])
+        total, centred, *centred_r = sum_over_ranks(sums)
+        grad_z = norm_input_gradient(du, z, norms[0], inverse, total, centred, spent=residual is None)
+        of_norm = _norm_gradients(norms[0], inverse, sums[0], sums[1])
         grad_residual: Tensor | None = du if residual is not None else None
         of_other: list[Tensor | None] = [None, None]
-        if len(sums) > 2:
+        if centred_r:
             assert residual is not None
-            grad_residual = norm_input_gradient(du, residual, other, everywhere[0], everywhere[2], spent=True)
-            of_other = _norm_gradients(other, sums[0], sums[2])
+            grad_residual = norm_input_gradient(du, residual, norms[1], inverse_r, total, *centred_r, spent=True)
+            of_other = _norm_gradients(norms[1], inverse_r, sums[0], sums[2])
         rest = (None, grad_alpha, grad_polynomial, None)
         return grad_z, grad_residual, *of_norm, None, None, *of_other, None, None, *rest
 
 
-def _norms(own: Any, other: Any) -> list[Norm]:
-    given = [own] if other[0] is None else [own, other]
-    return [Norm(mean, weight.detach() * inverse, bias.detach()) for weight, bias, mean, inverse in given]
-
-
-def _norm_gradients(norm: Any, total: Tensor, centred: Tensor) -> list[Tensor | None]:
+def _norm_gradients(norm: Norm, inverse: Tensor, total: Tensor, centred: Tensor) -> list[Tensor | None]:
     """dL/dgamma and dL/dbeta, of this rank's images alone: gradients of parameters are averaged over ranks later."""
-    weight, bias, _, inverse = norm
-    return [(centred * inverse).to(weight.dtype), total.to(bias.dtype)]
+    return [(centred * inverse).to(norm.shift.dtype), total.to(norm.shift.dtype)]
 
 
 def fuse(model: nn.Module) -> nn.Module:

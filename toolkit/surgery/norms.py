@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
 from aurep.distributed import rank_count, sum_over_ranks
-from aurep.kernels import kernels_for
+from aurep.kernels import Norm, kernels_for
 from aurep.kernels.eager import per_channel, widen
 from aurep.surgery.tracing import Untraceable, trace
 
@@ -55,13 +55,20 @@ def is_batch_norm(module: Any) -> bool:
 
 
 def norm_input_gradient(
-    du: Tensor, z: Tensor, norm: Any, total: Tensor, centred: Tensor, *, spent: bool = False
+    du: Tensor,
+    z: Tensor,
+    norm: Norm,
+    inverse: Tensor,
+    total: Tensor,
+    centred: Tensor,
+    *,
+    spent: bool = False,
 ) -> Tensor:
-    """dL/dz from du, sum du and sum du (z - mean) over all ranks. A `spent` du may be overwritten."""
-    weight, _, mean, inverse = norm
-    a, count = weight.detach() * inverse, values_per_channel(z)
-    b, c = -a * inverse.square() * centred / count, -a * total / count
-    return kernels_for(z).norm_input(du, z, mean, a, b, c, spent=spent)
+    """dL/dz from du, sum du and sum du (z - mean) over all ranks; `inverse` is 1 / sigma. A `spent` du may be
+    overwritten."""
+    share = norm.scale / -values_per_channel(z)
+    b, c = share * inverse.square() * centred, share * total
+    return kernels_for(z).norm_input(du, z, norm.mean, norm.scale, b, c, spent=spent)
 
 
 class SyncedNorm(nn.Module):
@@ -100,7 +107,7 @@ class _SyncedFunction(torch.autograd.Function):
         g, others = widen(grads[0]), (0, *range(2, z.dim()))
         total, centred = g.sum(others), (g * (widen(z) - per_channel(mean, z))).sum(others)
         everywhere = sum_over_ranks(torch.stack([total, centred]))
-        grad_z = norm_input_gradient(g, z, (weight, bias, mean, inverse), *everywhere)
+        grad_z = norm_input_gradient(g, z, Norm(mean, weight * inverse, bias), inverse, *everywhere)
         return grad_z, (centred * inverse).to(weight.dtype), total.to(bias.dtype), None, None
 
 

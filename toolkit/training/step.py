@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aurep.activation import follow
 from aurep.surgery import fuse, hybrid_sites, recomputed, sync_norms
 from aurep.training.config import StudentConfig, TrainConfig
 from aurep.training.losses import distillation
@@ -49,8 +50,7 @@ def train_step(
         own = [p for p in phase.model.parameters() if id(p) not in indicators]
         nn.utils.clip_grad_norm_(own, phase.config.clip_norm)
     optimizer.step()
-    for site in sites:
-        site.follow()
+    follow(sites)
     return torch.stack(totals).sum(0)
 
 
