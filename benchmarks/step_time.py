@@ -38,6 +38,7 @@ from aurep.search import check_options, policy_class
 from aurep.search.masks import keep_top
 from aurep.surgery import folded, hybrid_sites, normalise_polynomials
 from aurep.training.config import Config, check_config
+from aurep.training.heap import keep_freed_memory
 from aurep.training.losses import student_terms
 from aurep.training.optim import make_optimizer
 from aurep.training.phase import Phase
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also the search step under torch.compile")
     parser.add_argument("--name", help="of the result files; default step_time_DEVICE")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the command does
     variants = make_variants(arguments)
     measure(variants, arguments.rounds, arguments.device)
     report(variants, arguments)
