@@ -11,7 +11,6 @@ cannot cancel it) and as a whole (so that averaging copies cannot).
 from __future__ import annotations
 
 import secrets
-from itertools import count
 from math import prod
 from typing import Any
 
@@ -27,6 +26,7 @@ from aurep.validators.checks.parity import difference, spread_of
 from aurep.validators.checks.tolerances import DISTURBANCE, HONEST_MOVE, NEGLIGIBLE, ROUNDING_SCALED
 from aurep.validators.files.samples import Samples
 from aurep.validators.graph.batch import walk_once
+from aurep.validators.graph.facts import Fact, Shape
 from aurep.validators.graph.folding import FOLD_LIMIT
 from aurep.validators.report import Check
 from aurep.validators.session import CannotRunError, Session
@@ -36,6 +36,7 @@ _DISTURBED = operators(
     "Add Sub Mul Div Neg Sum Mean MatMul Gemm Conv ConvTranspose Einsum BatchNormalization AveragePool "
     "GlobalAveragePool"
 )
+_POOL = 32
 _FIRST_ONLY = operators("Pow Resize Cast ReduceSum ReduceMean ReduceSumSquare ReduceProd CumSum")
 
 
@@ -75,21 +76,14 @@ def disturbed(model: onnx.ModelProto) -> onnx.ModelProto:
         facts, _ = walk_once(copy)
     except (AurepError, RuntimeError) as error:
         raise CannotRunError(f"The graph's rounding cannot be probed: {error}") from None
-    small = {tensor.name: tensor for tensor in copy.graph.initializer if prod(tensor.dims) <= FOLD_LIMIT}
-    rng = np.random.default_rng(secrets.randbits(64))
+    noise = _Noise(copy.graph)
     nodes: list[onnx.NodeProto] = []
-    numbers = count()
     for node in copy.graph.node:
         computed = not all(facts[name].constant for name in node.output if name)
         for place, name in enumerate(node.input):
-            kind = facts[name].elem_type if name else 0
-            if computed and kind in _KINDS and _is_disturbed(node, place):
-                edge = f"rounding/{next(numbers)}"
-                if name in small:
-                    copy.graph.initializer.append(_noisy(numpy_helper.to_array(small[name]), edge, rng))
-                else:
-                    nodes += _noise(name, edge, kind, rng)
-                node.input[place] = edge
+            if computed and name and facts[name].elem_type in _KINDS and _is_disturbed(node, place):
+                node.input[place], added = noise.on(name, facts[name])
+                nodes += added
         nodes.append(node)
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del copy.graph.node[:]
@@ -103,29 +97,71 @@ def _is_disturbed(node: onnx.NodeProto, place: int) -> bool:
     return node.op_type in _DISTURBED
 
 
-def _factor(rng: np.random.Generator) -> float:
-    """What a tensor is disturbed by as a whole."""
-    return float(1 + rng.choice([-1, 1]) * rng.uniform(DISTURBANCE / 2, DISTURBANCE))
+class _Noise:
+    """Disturbs operands of `graph`: x becomes x * noise + speck, element by element.
+
+    In few nodes, since loading them is what a graph of thousands costs most time. Small constants are disturbed here.
+    (As nodes they would all be run before the graph's first layer, and what ONNX Runtime takes to plan that grows with
+    their square.) For images of few elements, noise is taken at random from `_POOL` drawn here for their shape.
+    """
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.graph = graph
+        self.small = {tensor.name: tensor for tensor in graph.initializer if prod(tensor.dims) <= FOLD_LIMIT}
+        self.rng = np.random.default_rng(secrets.randbits(64))
+        self.edges = 0
+        self.pools: dict[tuple[int, Shape], str] = {}
+
+    def on(self, name: str, fact: Fact) -> tuple[str, list[onnx.NodeProto]]:
+        """A disturbed copy of the tensor `name`, and the nodes that make it."""
+        self.edges += 1
+        edge = f"rounding/{self.edges}"
+        if name in self.small:
+            values = numpy_helper.to_array(self.small[name])
+            noise, speck = self.draw(values.shape)
+            with np.errstate(over="ignore", invalid="ignore"):
+                self.store((values * noise + speck).astype(values.dtype), edge)
+            return edge, []
+        each = fact.shape[1:] if fact.rows and fact.shape else None
+        if each is not None and prod(each) <= FOLD_LIMIT:
+            noise_of, speck_of = (self.pooled(kind, fact.elem_type, each) for kind in ("noise", "speck"))
+            return edge, _product_and_sum(name, noise_of, speck_of, edge)
+        factor, seeds = self.factor(), self.rng.uniform(1, 1e6, 2)
+        low, high = factor * (1 - DISTURBANCE), factor * (1 + DISTURBANCE)
+        noises = [
+            _uniform(name, f"{edge}/noise", fact.elem_type, low, high, seeds[0]),
+            _uniform(name, f"{edge}/speck", fact.elem_type, -NEGLIGIBLE, NEGLIGIBLE, seeds[1]),
+        ]
+        return edge, [*noises, *_product_and_sum(name, f"{edge}/noise", f"{edge}/speck", edge)]
+
+    def factor(self) -> float:
+        """What a tensor is disturbed by as a whole."""
+        size = self.rng.uniform(DISTURBANCE / 2, DISTURBANCE)
+        return float(1 + size if self.rng.random() < 0.5 else 1 - size)
+
+    def draw(self, shape: Shape) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        noise = self.factor() * self.rng.uniform(1 - DISTURBANCE, 1 + DISTURBANCE, shape)
+        return noise, self.rng.uniform(-NEGLIGIBLE, NEGLIGIBLE, shape)
+
+    def pooled(self, kind: str, elem_type: int, each: Shape) -> str:
+        """The name of some noise, or some specks, for images of shape `each`."""
+        if (elem_type, each) not in self.pools:
+            prefix = self.pools[elem_type, each] = f"rounding/pool/{len(self.pools)}"
+            dtype = helper.tensor_dtype_to_np_dtype(elem_type)
+            for number in range(_POOL):
+                for name, values in zip(("noise", "speck"), self.draw((1, *each)), strict=True):
+                    self.store(values.astype(dtype), f"{prefix}/{name}/{number}")
+        return f"{self.pools[elem_type, each]}/{kind}/{self.rng.integers(_POOL)}"
+
+    def store(self, values: NDArray[Any], name: str) -> None:
+        self.graph.initializer.append(numpy_helper.from_array(values, name))
 
 
-def _noisy(values: NDArray[Any], name: str, rng: np.random.Generator) -> TensorProto:
-    """A constant, disturbed here: as nodes, thousands of them would all be run before the graph's first layer, and
-    what ONNX Runtime takes to plan that grows with their square."""
-    noise = _factor(rng) * rng.uniform(1 - DISTURBANCE, 1 + DISTURBANCE, values.shape)
-    speck = rng.uniform(-NEGLIGIBLE, NEGLIGIBLE, values.shape)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return numpy_helper.from_array((values * noise + speck).astype(values.dtype), name)
-
-
-def _noise(source: str, target: str, kind: int, rng: np.random.Generator) -> list[onnx.NodeProto]:
-    """target = source * noise + speck, with noise and speck of the tensor's shape."""
-    noise, product, speck = (f"{target}/{part}" for part in ("noise", "product", "speck"))
-    factor, seeds = _factor(rng), rng.uniform(1, 1e6, 2)
+def _product_and_sum(source: str, noise: str, speck: str, target: str) -> list[onnx.NodeProto]:
+    product = f"{target}/product"
     return [
-        _uniform(source, noise, kind, factor * (1 - DISTURBANCE), factor * (1 + DISTURBANCE), seeds[0]),
-        helper.make_node("Mul", [source, noise], [product]),
-        _uniform(source, speck, kind, -NEGLIGIBLE, NEGLIGIBLE, seeds[1]),
-        helper.make_node("Add", [product, speck], [target]),
+        onnx.NodeProto(op_type="Mul", input=[source, noise], output=[product]),
+        onnx.NodeProto(op_type="Add", input=[product, speck], output=[target]),
     ]
 
 
