@@ -202,8 +202,12 @@ def _run_checks(
     images = _load_images(work, run, data, None if data_dir is None else Path(data_dir), bounds)
     if images is not None:
         _check_accuracy(work, session, run, images, bounds)
+    inputs = [stored.inputs] if stored is not None else []
+    inputs += [run.samples(SAMPLES)[0]] if run is not None else []
+    inputs += [accuracy.first_inputs(images, work.input, RANGE_IMAGES)] if images is not None else []
+    _check_fixed_point(work, session, inputs)
     say("while measuring ranges")
-    _check_range(work, session, recovered, [s.inputs for s in (stored,) if s is not None], images)
+    _check_range(work, session, recovered, inputs)
     return session.provider
 
 
@@ -236,9 +240,6 @@ def _check_samples(
     if not check.passed and recovered:
         say("while looking for the site that differs")
         work.checks.append(check_localise(work.model, recovered, samples.inputs, run))
-    if work.form is not None:
-        say("while simulating fixed point")
-        work.checks.append(check_fixed_point(work.model, samples, work.form, session.provider))
 
 
 def _load_images(work: _Work, run: Any, data: str | None, data_dir: Path | None, bounds: Bounds) -> Any:
@@ -286,15 +287,23 @@ def _reference(work: _Work, run: Any, images: Any) -> Reference | None:
         return None
 
 
-def _check_range(
-    work: _Work, session: Session, recovered: Mapping[str, RecoveredSite], inputs: list[Any], images: Any
-) -> None:
+def _check_fixed_point(work: _Work, session: Session, inputs: list[Any]) -> None:
+    """On the file's samples, which its author chose, and on some of all other real inputs there are."""
+    if work.form is None or not inputs:
+        return
+    some = [given[:SAMPLES] for given in inputs]
+    try:
+        with stage("while simulating fixed point"):
+            work.checks.append(check_fixed_point(work.model, some, work.form, session.provider))
+    except CannotRunError as error:
+        work.checks.append(Check("fixed-point", "does not run", None, False, str(error)))
+
+
+def _check_range(work: _Work, session: Session, recovered: Mapping[str, RecoveredSite], inputs: list[Any]) -> None:
     """The certificate, where the file has one, on all the real inputs there are."""
     claim = work.metadata.ranges if work.metadata is not None else None
     if claim is None:
         return
-    if images is not None:
-        inputs = [*inputs, accuracy.first_inputs(images, work.input, RANGE_IMAGES)]
     if not inputs:
         work.notes.append("The range certificate was not measured again: give a bundle, or data with --data.")
         return

@@ -20,12 +20,11 @@ from aurep.ranges import headroom_bits
 from aurep.truncation import LOGITS_KEPT, Prediction, fraction_bits, predict
 from aurep.validators.checks.parity import difference
 from aurep.validators.checks.tolerances import FIXED_POINT_AGREEMENT
-from aurep.validators.files.samples import Samples
 from aurep.validators.graph.batch import walk_once
 from aurep.validators.report import Check
 from aurep.validators.session import CannotRunError, Session
 
-_TRIED = 16  # images that fraction bits are tried on
+_TRIED = 16  # images from each place that fraction bits are tried on
 
 
 class FixedPointModel:
@@ -50,20 +49,22 @@ class FixedPointModel:
         return predict(self.plain, self.tensors, form, form.truncation, inputs, exact, self._run)
 
     def fraction_bits(self, inputs: NDArray[np.float32], form: FixedPoint) -> int | None:
-        """The fewest that keep the logits of the first of `inputs`, by `form`'s truncation."""
-        some = inputs[:_TRIED]
-        return fraction_bits(self.plain, self.tensors, form, form.truncation, some, self.exact(some), self._run)
+        """The fewest that keep the logits of `inputs`, by `form`'s truncation."""
+        return fraction_bits(self.plain, self.tensors, form, form.truncation, inputs, self.exact(inputs), self._run)
 
     def _run(self, simulated: onnx.ModelProto, inputs: NDArray[Any]) -> Iterator[Mapping[str, NDArray[Any]]]:
         return Session(simulated, self.provider).run_all(inputs)
 
 
-def check_fixed_point(model: onnx.ModelProto, samples: Samples, form: FixedPoint, provider: str) -> Check:
-    """Largest magnitude and surviving classes over `samples`."""
+def check_fixed_point(
+    model: onnx.ModelProto, inputs: list[NDArray[np.float32]], form: FixedPoint, provider: str
+) -> Check:
+    """Largest magnitude and surviving classes over all `inputs`, (n, ...) from each place that they come from."""
     fixed = FixedPointModel(model, provider)
-    found = fixed.predict(samples.inputs, form)
-    fewest = fixed.fraction_bits(samples.inputs, form)
-    result = difference(found.logits, fixed.exact(samples.inputs))
+    whole = np.concatenate(inputs)
+    found = fixed.predict(whole, form)
+    fewest = fixed.fraction_bits(np.concatenate([given[:_TRIED] for given in inputs]), form)
+    result = difference(found.logits, fixed.exact(whole))
     agreement = result.agreeing / result.images
     problems = []
     if not found.peak < form.limit:

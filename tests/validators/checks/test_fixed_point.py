@@ -46,3 +46,19 @@ def test_targets_have_their_frameworks_defaults(tmp_path: Path) -> None:
     (check,) = [check for check in report.checks if check.name == "fixed-point"]
     assert check.passed
     assert str(check.allowed).startswith("< 1.34e+08")  # 2^(63 - 36)
+
+
+def test_samples_that_are_all_tame_hide_no_overflow(tmp_path: Path) -> None:
+    """The file's author chose them; the data set is the user's."""
+    folder = graphs.bundle(tmp_path / "b", made := graphs.hybrid())
+    inputs = np.random.default_rng(1).normal(size=(6, *graphs.SHAPE)).astype(np.float32) / 64
+    logits = graphs.reference(made.model, inputs)
+    np.savez(folder / "samples.npz", inputs=inputs, logits=logits, labels=logits.argmax(1))
+    images = np.random.default_rng(2).integers(0, 256, (8, *graphs.SHAPE)).astype(np.uint8)
+    labels = np.arange(8) % graphs.CLASSES
+    np.savez(tmp_path / "d.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    passed = []
+    for data in (None, f"npz:{tmp_path / 'd.npz'}"):
+        checks = {check.name: check for check in validate(folder, fixed_point="36:16", data=data).checks}
+        passed.append(checks["fixed-point"].passed)
+    assert passed == [True, False], checks["fixed-point"]
