@@ -23,7 +23,7 @@ from rich.console import Console
 SEEDS = (0, 1, 2)
 PRECISIONS = ("fp32", "bf16")
 TEST_IMAGES = 5_000
-EPOCHS = {"baseline": 6, "search": 1, "finetune": 3}
+EPOCHS = {"baseline": 6, "search": 3, "finetune": 3}
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """What a search step costs beside a plain ReLU step: time, and memory saved for backward.
 
     OMP_NUM_THREADS=1 python benchmarks/step_time.py                                     # CPU, ResNet-18, batch 32
-    OMP_NUM_THREADS=1 python benchmarks/step_time.py --model resnet20 --batch 128 --name step_time_cpu_resnet20
+    OMP_NUM_THREADS=1 python benchmarks/step_time.py --model resnet20 --batch 128 --name step_time_cpu_bf16_resnet20
     python benchmarks/step_time.py --device cuda --batch 512                             # GPU
     python benchmarks/step_time.py --official PATH    # beside it: the hybrid module of github.com/HarveyP123/AutoReP
 
@@ -10,7 +10,7 @@ by default, with normalised polynomials and the range penalty, unless it says "p
 masks frozen at the budget and its teacher as a run prepares it. All variants run in one process, one step of each in
 turn, so that whatever else the machine does hits all alike; the figure is the median of each step's time over that of
 the plain step of the same round, in channels_last, the layout that aurep trains in. Writes
-benchmarks/results/step_time_{cpu,cuda}.{json,md}, or NAME.{json,md}.
+benchmarks/results/step_time_DEVICE_PRECISION.{json,md}, or NAME.{json,md}.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, help="of the first stage; default the network's own")
     parser.add_argument("--official", type=Path, help="a checkout of the official AutoReP code")
     parser.add_argument("--compile", action="store_true", help="also the search step under torch.compile")
-    parser.add_argument("--name", help="of the result files; default step_time_DEVICE")
+    parser.add_argument("--name", help="of the result files; default step_time_DEVICE_PRECISION")
     arguments = parser.parse_args()
     keep_freed_memory()  # as the command does
     variants = make_variants(arguments)
@@ -271,7 +271,7 @@ def report(variants: dict[str, Variant], arguments: argparse.Namespace) -> None:
     settings = {k: v for k, v in vars(arguments).items() if k in ("model", "batch", "precision", "rounds", "width")}
     settings |= {"threads": torch.get_num_threads(), "budget": BUDGET, "kernels": describe()}
     facts = {**provenance(), "settings": settings, "load": os.getloadavg()[1], "rows": rows}
-    name = arguments.name or f"step_time_{arguments.device}"
+    name = arguments.name or f"step_time_{arguments.device}_{arguments.precision}"
     (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
     text = page(rows, facts, arguments)
     (RESULTS / f"{name}.md").write_text(text)

@@ -7,7 +7,7 @@ For 32x32 images, with the student as it is by default, fused, beside its teache
 machine reaches in the network's convolutions alone: each one's forward and backward at its own shape, in the layout and
 the precision of the run, one after the other. A step that cost nothing beside them would stand at 100 %; the teacher's
 forward counts as work that a step with KD has to do.
-Writes benchmarks/results/throughput_{cpu,cuda}.{json,md}, or NAME.{json,md}.
+Writes benchmarks/results/throughput_DEVICE_PRECISION.{json,md}, or NAME.{json,md}.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--model", choices=("resnet18", "resnet20"), default="resnet18")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--width", type=int, help="of the first stage; default the network's own")
-    parser.add_argument("--name", help="of the result files; default throughput_DEVICE")
+    parser.add_argument("--name", help="of the result files; default throughput_DEVICE_PRECISION")
     arguments = parser.parse_args()
     keep_freed_memory()  # as the command does
     bench = Bench(arguments)
@@ -113,7 +113,7 @@ def report(seconds: dict[str, float], arguments: argparse.Namespace) -> None:
     settings = {k: v for k, v in vars(arguments).items() if k not in ("device", "name")}
     settings |= {"threads": torch.get_num_threads()}
     facts = {**provenance(), "settings": settings, "load": os.getloadavg()[1], "rows": rows}
-    name = arguments.name or f"throughput_{arguments.device}"
+    name = arguments.name or f"throughput_{arguments.device}_{arguments.precision}"
     (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
     text = f"# Training throughput, {arguments.model}, 32x32, {arguments.device}\n\n"
     text += f"Batch {arguments.batch}, {arguments.precision}, channels_last, {torch.get_num_threads()} threads, "
