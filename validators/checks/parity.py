@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from aurep.validators.checks.adversarial import adversarial_inputs, allowed_error
-from aurep.validators.checks.tolerances import LEAST_SPREAD, LOGIT_ROUNDING, PARITY_SCALED, PARITY_TIE
+from aurep.validators.checks.tolerances import LEAST_SPREAD, LOGIT_ROUNDING, MOST_APART, PARITY_SCALED, PARITY_TIE
 from aurep.validators.files.samples import Samples
 from aurep.validators.graph.batch import fixed_batch
 from aurep.validators.report import Check
@@ -59,7 +59,8 @@ def spread_of(logits: Logits) -> NDArray[np.float64]:
         moved: NDArray[np.float64] = np.ptp(wide, axis=0) / 2
         if len(wide) == 1:
             moved = np.abs(wide[0]) if wide.shape[1] == 1 else np.full(wide.shape[1], np.ptp(wide) / 2)
-        usual = float(np.median(np.abs(wide).max(axis=0)))
+        sizes = np.abs(wide).max(axis=0)
+        usual = min(float(np.median(sizes)), MOST_APART * float(sizes[sizes > 0].min(initial=np.inf)))
     return np.maximum(moved, LEAST_SPREAD * usual)
 
 

@@ -9,6 +9,9 @@ LOGIT_ROUNDING = 2.0**-20
 # Share of a logit's usual size (the median over the classes) that counts as moved at least: fp32 sums of values of that
 # size differ by some 1e-7 of it, which PARITY_SCALED of this still holds.
 LEAST_SPREAD = 1e-2
+# Times the smallest class's size that the usual size may be: sums of one layer are of sizes that far apart at most, and
+# where half of the classes are made huge, the others are not held to what is usual among those.
+MOST_APART = 100
 # Images whose best two logits lie closer than this share of their classes' spread may fall either way.
 PARITY_TIE = 2 * PARITY_SCALED
 # Accuracy points between the measured and the claimed test accuracy: a few ties in ten thousand images.

@@ -304,6 +304,16 @@ def test_one_huge_logit_hides_no_rounding(tmp_path: Path) -> None:
     assert "rounding" in failed(report)
 
 
+def test_as_many_huge_logits_as_others_hide_no_rounding(tmp_path: Path) -> None:
+    """1000 + q keeps four bits of q, which is some 1e-4; the other class is some 1e9."""
+    model = graphs.parse("""g (float[N, 1, 4, 4] x) => (float[N, 2] y)
+ <int64[1] axis = {1}, float huge = {1e9}, float small = {1e-4}, float o = {1000.0}> {
+ f = Flatten(x) s = ReduceSum<keepdims = 1>(f, axis) k = Mul(huge, s) q = Mul(s, small)
+ a = Add(q, o) b = Sub(a, o) y = Concat<axis = 1>(k, b) }""")
+    onnx.save(model, tmp_path / "model.onnx")
+    assert failed(validate(tmp_path / "model.onnx", budget=0)) == {"rounding"}
+
+
 def test_samples_that_show_nothing_are_not_all_that_is_looked_at(tmp_path: Path) -> None:
     """On images of zeros a step made of rounding stands still."""
     made = graphs.hybrid()
