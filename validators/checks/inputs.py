@@ -9,6 +9,8 @@ stay finite.
 from __future__ import annotations
 
 import secrets
+import sys
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,8 @@ def drawn(model: onnx.ModelProto, claim: InputClaim | None) -> NDArray[Any]:
     declared = model_inputs(model)[0].type.tensor_type
     batch = fixed_batch(model) or IMAGES
     shape = (batch * -(-IMAGES // batch), *(dim.dim_value for dim in declared.shape.dim[1:]))
+    if prod(shape) > sys.maxsize // 8:  # numpy has no address for so many, and would not call it memory
+        raise MemoryError
     rng, dtype = np.random.default_rng(secrets.randbits(64)), helper.tensor_dtype_to_np_dtype(declared.elem_type)
     if not np.issubdtype(dtype, np.floating):
         return rng.integers(0, 128, shape).astype(dtype)
