@@ -58,9 +58,9 @@ def flipped(data: bytes, random: Random) -> bytes:
     """One to three bytes are others, or some are missing or twice there."""
     changed = bytearray(data)
     for _ in range(random.randint(1, 3)):
-        at = random.randrange(len(changed))
+        at = random.randrange(len(changed) or 1)
         kind = random.randrange(6)
-        if kind < 4:
+        if kind < 4 and changed:
             changed[at] ^= 1 << random.randrange(8)
         elif kind == 4:
             del changed[at : at + random.randint(1, 9)]
