@@ -163,7 +163,8 @@ class SearchConfig(StudentConfig):
 
     method: str = "autorep"  # which elements stay ReLU
     budget: int | str = "10%"  # elements that may: 12900, "12.9k", or a share
-    max_sites: int | None = Field(default=None, ge=0)  # at which ReLUs may stay, the best; None: all
+    max_sites: int | None = Field(default=None, ge=0)  # at which ReLUs may stay, as they are chosen; None: all
+    sites: tuple[str, ...] | None = None  # their names in place of a choice, as `aurep inspect` lists them
     degree: Literal[0, 1, 2] | None = None  # None: the method's own, 0 for snl and senet, 2 for the others
     coefficients: Literal["channel", "element"] = "channel"  # one polynomial for each
     width_multipliers: tuple[Share, ...] = (1.0,)  # networks of the first channels, trained along (SENet++)
@@ -171,6 +172,12 @@ class SearchConfig(StudentConfig):
     fit: Fit = "moments"  # how they are fitted: least squares, the normal closed form, AutoReP's code, or bounded
     refits: int = Field(default=0, ge=0)  # times they are fitted anew while the search moves the masks
     options: dict[str, Any] = {}  # the method's own, below
+
+    @model_validator(mode="after")
+    def _sites_named_or_chosen(self) -> Self:
+        if self.sites is not None and self.max_sites is not None:
+            raise ValueError("search.sites names the sites that search.max_sites would choose; give one of them")
+        return self
 
     @field_validator("width_multipliers")
     @classmethod

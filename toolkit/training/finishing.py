@@ -59,7 +59,7 @@ def measure(
     return RunResult(
         run_dir=run_dir,
         relu_budget=relu_budget,
-        max_sites=config.search.max_sites,
+        max_sites=config.search.max_sites if config.search.sites is None else len(config.search.sites),
         relu_count=count.relu_count,
         relu_total=count.relu_total,
         sites=count.sites,

@@ -77,6 +77,7 @@ class Pipeline:
         except AurepError as error:
             raise AurepError(f"search.budget: {error}") from None
         self._loader("train", "baseline")  # refuses a batch size or padding that the data cannot give
+        self._named(blank)  # refuses names that are none of its sites
         self._policy(blank)  # refuses options that do not fit the model
         self.own_teacher = self._own_teacher()
 
@@ -224,9 +225,20 @@ class Pipeline:
             if site.coefficients is not None:
                 site.set_coefficients(self.fabric.broadcast(site.coefficients.detach()))
 
+    def _named(self, student: nn.Module) -> list[int] | None:
+        """The sites that the configuration names."""
+        names, known = self.config.search.sites, [site.site for site in hybrid_sites(student)]
+        if names is None:
+            return None
+        if unknown := [name for name in names if name not in known]:
+            raise AurepError(f"search.sites: the model has no site {unknown[0]!r}; its sites are {', '.join(known)}.")
+        return sorted({known.index(name) for name in names})
+
     def _chosen(self, student: nn.Module, state: dict[str, Any] | None) -> list[int] | None:
         """The sites that a search keeps ReLUs at, where it is not to keep them at all."""
         most, sites, loader = self.config.search.max_sites, hybrid_sites(student), self._loader("train")
+        if self.config.search.sites is not None:
+            return self._named(student)
         if most is None or most >= len(sites):
             return None
         if state is not None and "chosen" in state["policy"]:

@@ -197,3 +197,14 @@ def test_budget_beyond_what_the_sites_hold_is_not_used_up(sites: int, teacher: P
     assert result.relu_count == 256 * sites  # the first layers' size: the fewer hold less of 900
     text = (tmp_path / "run/metrics.csv").read_text().splitlines()
     assert text[-1].split(",")[text[0].split(",").index("relu_sites")] == str(sites)
+
+
+def test_sites_by_name(teacher: Path, tmp_path: Path) -> None:
+    named = 'search.sites=["layer2.0.relu1", "layer1.0.relu2"]'
+    result = aurep.train(config("saliency", teacher, named, "search.epochs=1"), tmp_path / "run")
+    assert [site.name for site in result.sites if site.kept] == ["layer1.0.relu2", "layer2.0.relu1"]
+    assert (result.relu_count, result.max_sites) == (77, 2)
+    with pytest.raises(aurep.AurepError, match=r"search\.sites: the model has no site 'nowhere'; its sites are layer1"):
+        aurep.train(config("saliency", teacher, 'search.sites=["nowhere"]'), tmp_path / "none")
+    with pytest.raises(aurep.AurepError, match="give one of them"):
+        config("saliency", teacher, named, "search.max_sites=2")
