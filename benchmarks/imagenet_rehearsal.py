@@ -234,6 +234,9 @@ def page(found: dict[str, Any]) -> str:
             ["target", "MB", "ReLU elements recounted", "`aurep validate --run`", ""],
             [_target_row(name, found["targets"].get(name)) for name in TARGETS],
         ),
+        "Masks and coefficients are the checkpoint's and logits agree. Where the count fails, it is for `Add`s at the "
+        "end of the network: with such a teacher their inputs are so large that rounding acts as a step, which the "
+        "validator counts as comparisons.\n",
         "## What a whole run would take\n",
         _estimate(config, phases),
     ]
