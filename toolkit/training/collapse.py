@@ -2,7 +2,7 @@
 
 A student has collapsed where its accuracy is not above chance by three standard deviations of a measurement on n
 images, or has less than a tenth of what its teacher is above chance. Chance is the share of the most frequent class.
-After too few steps to tell, only inputs that exploded are a verdict.
+After too few steps to tell, only inputs that exploded are a verdict, if by then they can no longer come back.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aurep.errors import AurepError
 _DEVIATIONS = 3.0
 _LEAST_SHARE = 0.1  # of the teacher's gain over chance
 _LEAST_STEPS = 100  # running statistics follow within some tens of steps, and rates are still warming up
-_GROWN = 1e3  # times what a site's inputs were: no network comes back from there
+_GROWN = 1e3  # times what a site's inputs were: no network without normalised powers comes back from there
 
 
 class LargestInputs:
@@ -77,17 +77,23 @@ class Standard:
         share = self.chance / 100
         return _DEVIATIONS * 100 * math.sqrt(share * (1 - share) / self.images)
 
-    def collapsed(self, accuracy: float, steps: int, inputs: dict[str, float]) -> bool:
-        """Whether a student that has `accuracy` after `steps` of training, with these largest inputs, has collapsed."""
-        if steps < _LEAST_STEPS and not self.exploded(inputs):
+    def collapsed(self, accuracy: float, steps: int, exploded: bool) -> bool:
+        """Whether a student of `accuracy` after `steps` of training, its inputs `exploded` or not, has collapsed."""
+        if steps < _LEAST_STEPS and not exploded:
             return False
         if self.accuracy <= self.chance + 2 * self.noise:
             return False  # a teacher near chance is no measure
         return accuracy <= self.chance + max(self.noise, _LEAST_SHARE * (self.accuracy - self.chance))
 
     def exploded(self, inputs: dict[str, float]) -> bool:
-        """Whether a site's inputs have grown beyond return."""
+        """Whether a site's inputs have grown a thousandfold."""
         return any(value > _GROWN * max(self.inputs[name], 1.0) for name, value in inputs.items())
+
+    def beyond_return(self, inputs: dict[str, float], sites: Sequence[HybridActivation]) -> bool:
+        """Whether inputs exploded and stay so. Where `sites` train normalised powers they do so in evaluation only,
+        until the running statistics have followed.
+        """
+        return self.exploded(inputs) and all(site.factors is None for site in sites)
 
     def verdict(self, phase: str, accuracy: float, inputs: dict[str, float]) -> str:
         """The sentence about a collapsed student: how far it fell, which site's inputs grew, what to change."""

@@ -127,8 +127,9 @@ class Engine:
         if phase.standard is None or not own:
             return
         row = max(own, key=_accuracy) if phase.choose_best else own[-1]
-        lost = phase.name == "finetune" or phase.standard.exploded(row["inputs"])
-        if lost and phase.standard.collapsed(_accuracy(row), work.steps, row["inputs"]):
+        exploded = phase.standard.exploded(row["inputs"])
+        lost = phase.name == "finetune" or phase.standard.beyond_return(row["inputs"], hybrid_sites(phase.model))
+        if lost and phase.standard.collapsed(_accuracy(row), work.steps, exploded):
             raise Collapsed(phase.standard.verdict(phase.name, _accuracy(row), row["inputs"]))
 
     def _begin(self, phase: Phase, state: dict[str, Any] | None) -> Work:
@@ -218,8 +219,9 @@ class Engine:
         self.rows.append(row)
         self.trackers.epoch(self.rows)
         self.progress.epoch(row, phase.config.epochs)
-        if phase.standard is not None and phase.standard.collapsed(_accuracy(row), work.steps, inputs):
-            self.progress.say(f"Warning: {phase.standard.verdict(phase.name, _accuracy(row), inputs)}")
+        standard, hybrids = phase.standard, hybrid_sites(phase.model)
+        if standard and standard.collapsed(_accuracy(row), work.steps, standard.beyond_return(inputs, hybrids)):
+            self.progress.say(f"Warning: {standard.verdict(phase.name, _accuracy(row), inputs)}")
 
     def _save(self, work: Work) -> None:
         policy = work.phase.policy

@@ -12,7 +12,7 @@ from torch import nn
 import aurep
 from aurep.cli import main
 from aurep.errors import Collapsed
-from aurep.surgery import hybrid_sites
+from aurep.surgery import hybrid_sites, normalise_polynomials
 from aurep.training.collapse import LargestInputs, Standard
 
 TEACHER = Standard(accuracy=80.0, chance=10.0, images=5000, inputs={"a": 5.0, "b": 0.5})
@@ -23,16 +23,25 @@ TEACHER = Standard(accuracy=80.0, chance=10.0, images=5000, inputs={"a": 5.0, "b
     [(10.0, True), (11.2, True), (16.9, True), (17.2, False), (50.0, False), (80.0, False)],
 )
 def test_collapsed_is_at_chance_or_under_a_tenth_of_what_the_teacher_gained(accuracy: float, collapsed: bool) -> None:
-    assert TEACHER.collapsed(accuracy, 1000, {}) is collapsed
+    assert TEACHER.collapsed(accuracy, 1000, False) is collapsed
 
 
 def test_after_few_steps_only_exploded_inputs_are_a_verdict() -> None:
-    assert not TEACHER.collapsed(10.0, 99, {"a": 6.0, "b": 0.5})
-    assert TEACHER.collapsed(10.0, 99, {"a": 6000.0, "b": 0.5})
+    assert not TEACHER.collapsed(10.0, 99, exploded=False)
+    assert TEACHER.collapsed(10.0, 99, exploded=True)
+
+
+def test_exploded_inputs_come_back_only_where_powers_are_normalised() -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    student = aurep.prepare(network, torch.zeros(1, 3))
+    assert TEACHER.beyond_return({"a": 6000.0, "b": 0.5}, hybrid_sites(student))
+    assert not TEACHER.beyond_return({"a": 6.0, "b": 0.5}, hybrid_sites(student))
+    normalise_polynomials(student, [torch.randn(16, 3)])
+    assert not TEACHER.beyond_return({"a": 6000.0, "b": 0.5}, hybrid_sites(student))
 
 
 def test_a_teacher_near_chance_is_no_measure() -> None:
-    assert not Standard(accuracy=11.0, chance=10.0, images=200, inputs={}).collapsed(9.0, 1000, {})
+    assert not Standard(accuracy=11.0, chance=10.0, images=200, inputs={}).collapsed(9.0, 1000, False)
 
 
 def test_the_verdict_names_the_first_site_whose_inputs_grew_and_what_to_change() -> None:
