@@ -24,7 +24,7 @@ finetune = {epochs = 0}
 """
 OPTIONS = {
     "autorep": "alpha_lr = 0.01",
-    "snl": "growth_from = 0, growth = 3.0, alpha_lr = 0.005",
+    "snl": "growth_from = 0, growth = 1.2",
     "senet": "part_steps = 3",
     "layerwise": "scoring = 0.9",
 }
