@@ -131,17 +131,38 @@ def _remove_stale(source: Source, data_dir: Path) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar or zip archive, refusing members that would land outside `folder`."""
+    """Unpack a tar or zip archive, refusing members that would land outside `folder` or are no plain files."""
     folder.mkdir()
     if tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
+        with tarfile.open(
+            archive
+        ) as tar:  # extractall knows no filter before Python 3.11.4, and warns without since 3.12
+            for member in tar:
+                _place(member, tar, _inside(folder, member.name))
         return
     with zipfile.ZipFile(archive) as packed:
-        for member in packed.namelist():
-            if not (folder / member).resolve().is_relative_to(folder.resolve()):
-                raise ValueError(f"the archive's member {member!r} would land outside its folder")
+        for name in packed.namelist():
+            _inside(folder, name)
         packed.extractall(folder)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"the archive's member {name!r} would land outside its folder")
+    return path
+
+
+def _place(member: tarfile.TarInfo, tar: tarfile.TarFile, path: Path) -> None:
+    if member.isdir():
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    content = tar.extractfile(member) if member.isfile() else None
+    if content is None:
+        raise ValueError(f"the archive's member {member.name!r} is neither a file nor a folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with content, path.open("wb") as stream:
+        shutil.copyfileobj(content, stream)
 
 
 def _one_line(error: BaseException) -> str:

@@ -87,6 +87,15 @@ def tar_of(members: dict[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
+def tar_with_a_link() -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
+        link = tarfile.TarInfo("animals/first.bin")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
+        tar.addfile(link)
+    return stream.getvalue()
+
+
 def zip_of(members: dict[str, bytes]) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as packed:
@@ -171,8 +180,9 @@ def test_no_server_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         tar_of({"cats/last.bin": b"x"}),
         b"neither tar nor zip",
         tar_of(GOOD)[:-1000],
+        tar_with_a_link(),
     ],
-    ids=["tar slip", "zip slip", "other folder", "no archive", "damaged"],
+    ids=["tar slip", "zip slip", "other folder", "no archive", "damaged", "link"],
 )
 def test_an_archive_that_cannot_be_used_leaves_nothing(tmp_path: Path, server: Server, archive: bytes) -> None:
     expect_failure(serve(server, "animals.archive", archive), tmp_path / "data")
