@@ -9,7 +9,6 @@ skeleton.onnx the graph with zero weights, for the party that must not see them 
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from aurep.exporters.capture import Batch
 from aurep.exporters.card import write_card
 from aurep.exporters.claims import serialise, stamp
 from aurep.exporters.targets import Target
+from aurep.files import folder_beside
 from aurep.metadata import Metadata, graph_digest
 
 MODEL, BUDGET, SAMPLES, CARD, SKELETON = "model.onnx", "budget.json", "samples.npz", "README.md", "skeleton.onnx"
@@ -53,17 +53,10 @@ def write_bundle(folder: Path, contents: Contents, verify: Callable[[Path], None
         AurepError: `folder` exists and holds anything that aurep did not write there.
     """
     _check_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with folder_beside(folder) as made:
         _fill(made, contents)
         verify(made / MODEL)
-        umask = os.umask(0)
-        os.umask(umask)
-        made.chmod(0o777 & ~umask)  # mkdtemp makes folders private
         _swap(made, folder)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return folder / MODEL
 
 

@@ -100,8 +100,7 @@ class HybridActivation(nn.Module):
             return self._symbolic(x)
         training = self.asked(x)
         if training is not None:
-            polynomial = self.coefficients if self.factors is None else self.factors
-            y, excess, seen = TrainingFunction.apply(x, self.mask, self.alpha, polynomial, training)  # type: ignore[no-untyped-call]  # torch's
+            y, excess, seen = TrainingFunction.apply(x, self.mask, self.alpha, self.trained, training)  # type: ignore[no-untyped-call]  # torch's
             return self.note(y, excess, seen)
         coefficients = self.effective(x)
         if self.training and self.limit:
@@ -111,6 +110,11 @@ class HybridActivation(nn.Module):
             fallback = _polynomial(coefficients, wide)
             return (fallback + self.alpha * (wide.relu() - fallback)).to(x.dtype)
         return _hybrid(x, self.mask, self.alpha, coefficients)
+
+    @property
+    def trained(self) -> nn.Parameter | None:
+        """What is trained of the polynomial: factors over normalised powers, else coefficients; None at degree 0."""
+        return self.coefficients if self.factors is None else self.factors
 
     def asked(self, x: Tensor) -> Training | None:
         """What training asks besides the activation, where there are kernels for x that do it along; else None."""

@@ -1,9 +1,10 @@
-"""Files that are either whole or absent: everything is written beside its destination, flushed, and renamed."""
+"""Files and folders that are whole or absent: all is written beside its destination, and renamed."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,12 +23,29 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private; a result is as readable as any new file
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private; a result is as readable as any new file
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """Yield a new folder in `path`'s folder, as open to others as any, for the block to fill and rename; it is removed
+    if it still has its name at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        made.chmod(0o777 & ~_umask())  # mkdtemp makes folders private
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -7,7 +7,6 @@ it takes its name. The client is huggingface_hub: HF_TOKEN or its login, HF_ENDP
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -20,7 +19,7 @@ from typing import Any
 from aurep.errors import AurepError
 from aurep.exporters import export_run
 from aurep.exporters.bundle import BUDGET, CARD, MODEL, SAMPLES, SKELETON
-from aurep.files import sha256, write_text
+from aurep.files import folder_beside, sha256, write_text
 from aurep.metadata import Metadata, graph_digest
 from aurep.validators.files.reading import read, read_json
 from aurep.zoo import PREFIX, resolve
@@ -85,20 +84,13 @@ def pull(source: str, destination: Path) -> Path:
     with _refusals(f"pulling {source}"):
         wanted = [*_FILES, SUMS]
         found = Path(_hub().snapshot_download(repository, revision=revision, allow_patterns=wanted))
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
-    try:
+    with folder_beside(destination) as made:
         for name in wanted:
             if (found / name).is_file():
                 shutil.copyfile(found / name, made / name)  # the cache holds links
         _check_sums(made, source)
         check_records(made)
-        umask = os.umask(0)
-        os.umask(umask)
-        made.chmod(0o777 & ~umask)  # mkdtemp makes folders private
         made.rename(destination)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return destination
 
 

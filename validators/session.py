@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def _open(data: bytes, provider: str, rewrite: bool) -> tuple[Any, str]:
     reason = "this build of ONNX Runtime has no CUDA provider"
     if _CUDA in ort.get_available_providers():
         try:
-            if provider == "auto" and not _has_cuda():  # found out before a large graph is loaded for it in vain
+            if provider == "auto" and not _has_cuda():
                 return _session(data, [_CPU], False, rewrite), "cpu"
             session = _session(data, [(_CUDA, {"use_tf32": "0"})], True, rewrite)
             if session.get_providers()[:1] == [_CUDA]:
@@ -106,7 +107,9 @@ def _open(data: bytes, provider: str, rewrite: bool) -> tuple[Any, str]:
     return _session(data, [_CPU], False, rewrite), "cpu"
 
 
+@cache
 def _has_cuda() -> bool:
+    """Whether a session really gets it: a one-node graph tells, before a large one is loaded for it in vain."""
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
     result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "probe", [value], [result])

@@ -81,10 +81,17 @@ def command(
     named = {name: shlex.split(keys) for name, keys in variants}
     keep_freed_memory()
     limited = _at_few_sites(_list(methods), _list(max_sites or ""), named)
-    chosen = [*_list(methods), *limited]
-    launch = _cluster(slurm) if launcher == "slurm" else run_here
-    seeds_ = [int(n) for n in numbers]
-    rows = compare(config, folder, chosen, _list(budgets), seeds_, console, named | limited, RunCosts(), launch)
+    rows = compare(
+        config,
+        folder,
+        [*_list(methods), *limited],
+        _list(budgets),
+        [int(number) for number in numbers],
+        console,
+        variants=named | limited,
+        costs=RunCosts(),
+        launcher=_cluster(slurm) if launcher == "slurm" else run_here,
+    )
     console.print(_table(rows))
     console.print(f"{folder / 'comparison.html'}", highlight=False)
 

@@ -60,10 +60,7 @@ class NormedActivation(nn.Module):
         own = (first.weight, first.bias, first.mean, first.inverse)
         other = (second.weight, second.bias, second.mean, second.inverse) if second else (None, None, None, None)
         site, training = self.site, self.site.asked(z)
-        if training is None:
-            polynomial = site.effective(z)
-        else:
-            polynomial = site.coefficients if site.factors is None else site.factors
+        polynomial = site.effective(z) if training is None else site.trained
         inputs = (z, residual, *own, *other, site.mask, site.alpha, polynomial, training)
         y, excess, seen = NormedFunction.apply(*inputs)  # type: ignore[no-untyped-call]  # torch's
         return site.note(y, excess, seen)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aurep.errors import AurepError
+from aurep.training.config import toml_value
 
 _TIME = re.compile(r"(?:(\d+)-)?(\d+):(\d+):(\d+)")
 
@@ -89,8 +90,5 @@ def read_options(given: Sequence[str]) -> ClusterOptions:
 
 def _value(text: str) -> Any:
     """A number, list or boolean where it is one in TOML; else the text itself."""
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    value = toml_value(text)
     return value if isinstance(value, int | str | list) else text  # 02:30:00 is a time of day in TOML

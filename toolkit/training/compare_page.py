@@ -5,7 +5,7 @@ A row is on the Pareto front of a cost if no other is at least as accurate for a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from html import escape
 
@@ -13,7 +13,7 @@ from aurep.results import ComparisonRow
 from aurep.training.plots import draw_comparison, draw_cost
 from aurep.training.report import STYLE, plot, table
 
-Cost = Callable[[ComparisonRow], float]
+CostOf = Callable[[ComparisonRow], float]
 
 
 def comparison_page(
@@ -21,6 +21,7 @@ def comparison_page(
 ) -> str:
     """The page of a comparison; `diverged` names runs."""
     costs = _costs(rows)
+    fronts = {name: front(rows, cost) for name, cost in costs.items()}
     lines = [
         (
             row.method,
@@ -33,7 +34,7 @@ def comparison_page(
             f"± {row.spread:.2f}",
             round(row.seconds),
             *(value for cost in row.costs for value in (cost.megabytes, cost.rounds) if value is not None),
-            ", ".join(name for name, cost in costs.items() if row in front(rows, cost)),
+            ", ".join(name for name, best in fronts.items() if row in best),
         )
         for row in sorted(rows, key=lambda row: (row.relu_count, -row.mean))
     ]
@@ -46,7 +47,10 @@ def comparison_page(
             f"seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))}); one teacher per seed "
             "for all methods.</p>",
             plot(lambda axes: draw_comparison(axes, rows), 4.5) if rows else "<p>No run ended with a network.</p>",
-            *_over_costs(rows, dict(list(costs.items())[1:])),
+            *(_over(name, costs[name], rows, fronts[name]) for name in list(costs)[1:]),
+            "<p>By the cost model of aurep inspect; megabytes without the opening of secret weights.</p>"
+            if len(costs) > 1
+            else "",
             table(head, lines),
             f"<p>Diverged, and not part of the above: {escape(', '.join(diverged))}.</p>" if diverged else "",
             f"<h2>Recipe</h2><pre>{escape(config_toml)}</pre></html>",
@@ -54,7 +58,7 @@ def comparison_page(
     )
 
 
-def front(rows: Sequence[ComparisonRow], cost: Cost) -> list[ComparisonRow]:
+def front(rows: Sequence[ComparisonRow], cost: CostOf) -> list[ComparisonRow]:
     """The rows that no other row dominates, cheapest first."""
 
     def dominated(row: ComparisonRow) -> bool:
@@ -65,9 +69,9 @@ def front(rows: Sequence[ComparisonRow], cost: Cost) -> list[ComparisonRow]:
     return sorted((row for row in rows if not dominated(row)), key=cost)
 
 
-def _costs(rows: Sequence[ComparisonRow]) -> dict[str, Cost]:
+def _costs(rows: Sequence[ComparisonRow]) -> dict[str, CostOf]:
     """Name -> what a row costs: ReLUs, then megabytes and rounds of each protocol that all rows have."""
-    found: dict[str, Cost] = {"ReLUs": lambda row: row.relu_count}
+    found: dict[str, CostOf] = {"ReLUs": lambda row: row.relu_count}
     for number, cost in enumerate(rows[0].costs if rows else ()):
         found[f"{cost.protocol} MB"] = _megabytes(number)
         if cost.rounds is not None:
@@ -75,18 +79,14 @@ def _costs(rows: Sequence[ComparisonRow]) -> dict[str, Cost]:
     return found
 
 
-def _megabytes(number: int) -> Cost:
+def _megabytes(number: int) -> CostOf:
     return lambda row: row.costs[number].megabytes
 
 
-def _rounds(number: int) -> Cost:
+def _rounds(number: int) -> CostOf:
     return lambda row: row.costs[number].rounds or 0.0
 
 
-def _over_costs(rows: Sequence[ComparisonRow], costs: Mapping[str, Cost]) -> Iterator[str]:
-    for name, cost in costs.items():
-        draw = partial(draw_cost, rows=rows, name=name, cost=cost, front=front(rows, cost))
-        yield f"<h2>Over {escape(name)} of an inference</h2>"
-        yield plot(draw, 3.5)
-    if costs:
-        yield "<p>By the cost model of aurep inspect; megabytes without the opening of secret weights.</p>"
+def _over(name: str, cost: CostOf, rows: Sequence[ComparisonRow], best: Sequence[ComparisonRow]) -> str:
+    draw = partial(draw_cost, rows=rows, name=name, cost=cost, front=best)
+    return f"<h2>Over {escape(name)} of an inference</h2>\n{plot(draw, 3.5)}"

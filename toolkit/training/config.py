@@ -279,10 +279,10 @@ def _apply(fields: dict[str, Any], override: str) -> None:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise AurepError(f"--set {override!r}: {part} is a value, not a section.")
-    table[path[-1]] = _value(text.strip())
+    table[path[-1]] = toml_value(text.strip())
 
 
-def _value(text: str) -> Any:
+def toml_value(text: str) -> Any:
     """A TOML value where it is one, else the text itself, so that strings need no quotes."""
     try:
         return tomllib.loads(f"value = {text}")["value"]

@@ -24,8 +24,7 @@ def make_optimizer(
     want no gradient are left out.
     """
     sites = hybrid_sites(model)
-    trained = [s.coefficients if s.factors is None else s.factors for s in sites]
-    coefficients = [parameter for parameter in trained if parameter is not None]
+    coefficients = [site.trained for site in sites if site.trained is not None]
     theirs = {id(p) for s in sites for p in s.parameters()}
     shifts = {id(m.bias) for m in model.modules() if isinstance(m, _NORMS)} if config.bias_lr != 1 else set()
     rest = [p for p in model.parameters() if id(p) not in theirs and p.requires_grad]

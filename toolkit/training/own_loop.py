@@ -9,6 +9,7 @@ from torch import nn
 
 from aurep.budget import parse_budget
 from aurep.search import Policy, check_options, make_policy
+from aurep.search.masks import total_elements
 from aurep.surgery import hybrid_sites
 from aurep.training.config import SearchConfig
 from aurep.training.optim import make_optimizer
@@ -29,7 +30,7 @@ def start_policy(
         AurepError: an unknown method or option, or a budget above the model's elements.
     """
     sites = hybrid_sites(model)
-    allowed = parse_budget(budget, sum(site.mask.numel() for site in sites))
+    allowed = parse_budget(budget, total_elements(sites))
     policy = make_policy(method, sites, allowed, check_options(method, options), seed, steps=steps)
     policy.start()
     return policy

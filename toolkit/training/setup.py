@@ -16,15 +16,15 @@ from aurep.data.memory import available_memory
 from aurep.models import build_model
 from aurep.search import policy_class
 from aurep.surgery import prepare
-from aurep.training.arithmetic import accelerator, settle
+from aurep.training.arithmetic import accelerator
 from aurep.training.config import Config
 
 _MIXED: dict[str, Any] = {"bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def make_fabric(config: Config) -> Fabric:
-    """Fabric on the configured device; under torchrun, one process of a DDP group."""
-    config = settle(config)
+    """Fabric on the device of a settled `config`; under torchrun, one process of a DDP group."""
+    assert config.train.precision != "auto"
     device = accelerator(config)
     # As a plugin, since Fabric prints a line of its own where it is told a precision by name.
     mixed = _MIXED.get(config.train.precision)
