@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # The version that aurep's figures were measured with; installed first, so that nothing else chooses another.
 TORCH ?= torch==2.13.0
+# Without their dependencies, which would choose another torch: the tests of ImageNet's transforms and of timm's models.
+VISION ?= torchvision==0.28.0 timm==1.0.31
 
 BIN := $(VENV)/bin
 
@@ -23,7 +25,8 @@ $(VENV)/.demo: pyproject.toml
 	touch $@
 
 $(VENV)/.test: pyproject.toml $(VENV)/.demo
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo,dev,hf]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(VISION)
 	touch $@
 
 clean:

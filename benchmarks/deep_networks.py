@@ -18,9 +18,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from provenance import RESULTS, epochs_of, markdown_table, provenance
 from rich.console import Console
+from subsets import first_images
 
 VAL_IMAGES = 1_000
 
@@ -36,7 +36,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs=3, default=(10, 1, 3), metavar=("BASELINE", "SEARCH", "FINETUNE"))
     parser.add_argument("--work", type=Path, default=Path("runs/deep"))
     arguments = parser.parse_args()
-    data = images(arguments)
+    file = arguments.work / f"images-{arguments.images}.npz"
+    data = first_images(arguments.data_dir, file, arguments.images, val=VAL_IMAGES, test=0)
     for precision in arguments.precision:
         folder = arguments.work / f"{arguments.network}-{precision}-{arguments.images}"
         checkpoint = teacher(configuration(arguments, data, precision, "0", None), folder / "teacher")
@@ -44,20 +45,6 @@ def main() -> None:
             config = configuration(arguments, data, precision, budget, checkpoint)
             keep(row(arguments, precision, budget, config, folder / budget.replace("%", "-percent")))
     report()
-
-
-def images(arguments: argparse.Namespace) -> Path:
-    """An npz of the first training images and, to validate, of those behind them."""
-    from aurep.data import load_data
-
-    path = Path(arguments.work) / f"images-{arguments.images}.npz"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        full = load_data("cifar10", arguments.data_dir, val_fraction=0.0)
-        x, y, n = np.asarray(full.x_train), np.asarray(full.y_train), arguments.images
-        fields = {"x_train": x[:n], "y_train": y[:n], "x_test": x[:100], "y_test": y[:100]}
-        np.savez(path, x_val=x[n:][:VAL_IMAGES], y_val=y[n:][:VAL_IMAGES], **fields)
-    return path
 
 
 def configuration(

@@ -182,11 +182,11 @@ def peaks() -> Iterator[dict[str, dict[str, float]]]:
             peak = int(status.split("VmHWM:")[1].split()[0]) / 2**20
             found[phase.name] = {"peak_gib": peak, "processor_seconds": time.process_time() - used}
 
-    Engine.fit = measured  # type: ignore[method-assign]
+    Engine.fit = measured  # type: ignore[method-assign]  # the phases are inside the run: this is where each begins and ends
     try:
         yield found
     finally:
-        Engine.fit = fit  # type: ignore[method-assign]
+        Engine.fit = fit  # type: ignore[method-assign]  # put back
 
 
 # --- page ---

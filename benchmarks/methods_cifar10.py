@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from provenance import RESULTS, epochs_of, markdown_table, provenance
 from rich.console import Console
+from subsets import first_images
 
 BUDGET = 768  # of 15,360: 5 %
 TEACHER_IMAGES, VAL_IMAGES = 20_000, 2_500
@@ -74,18 +74,10 @@ def main() -> None:
 
 
 def make_teacher(arguments: argparse.Namespace) -> Path:
-    from aurep.data import load_data
     from aurep.training.runs import train_baseline
 
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    data = load_data("cifar10", arguments.data_dir, val_fraction=0)
-    train, val = slice(TEACHER_IMAGES), slice(TEACHER_IMAGES, TEACHER_IMAGES + VAL_IMAGES)
     for count in {TEACHER_IMAGES, arguments.images}:
-        fields = {"x_test": data.x_test, "y_test": data.y_test}
-        fields |= {"x_train": data.x_train[train][:count], "y_train": data.y_train[train][:count]}
-        fields |= {"x_val": data.x_train[val], "y_val": data.y_train[val]}
-        if not (path := images(arguments, count)).exists():
-            np.savez(path, **fields)
+        first_images(arguments.data_dir, images(arguments, count), count, val=VAL_IMAGES, val_from=TEACHER_IMAGES)
     return train_baseline(configuration(arguments, TEACHER_IMAGES, []), arguments.work / "teacher", Console())
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from pi_plot import plot
 from provenance import RESULTS, markdown_table, provenance
+from random_masks import keep_at_random
 
 TOTAL = 557_056
 KEPT = (0, 12_900, 55_706, 557_056)
@@ -79,20 +80,14 @@ def predict(bundle: Path, protocol: str) -> int:
 
 def export_cell(framework: str, form: str, kept: int, work: Path) -> Path:
     """The network as a bundle for `framework`, its sites in `form`."""
-    from aurep import fit_polynomials, prepare, relu_sites, set_mask
+    from aurep import fit_polynomials, prepare
     from aurep.exporters import TARGETS, export
     from aurep.models import build_model
 
     torch.manual_seed(0)
     images = torch.randn(4, 3, 32, 32)
     model = prepare(build_model("resnet18", num_classes=10, stem_relu=True).eval(), images[:1])
-    chosen = torch.zeros(TOTAL, dtype=torch.bool)
-    chosen[torch.randperm(TOTAL)[:kept]] = True
-    start = 0
-    for site in relu_sites(model):
-        set_mask(model, site.name, chosen[start : start + site.elements].reshape(site.shape))
-        start += site.elements
-    assert start == TOTAL
+    keep_at_random(model, kept, TOTAL)
     for _ in range(3):  # the fit of a layer changes what later ones see
         fit_polynomials(model, [images])
     TARGETS[framework] = replace(TARGETS[framework], form=form)

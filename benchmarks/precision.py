@@ -16,9 +16,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from provenance import RESULTS, markdown_table, provenance
 from rich.console import Console
+from subsets import first_images
 
 SEEDS = (0, 1, 2)
 PRECISIONS = ("fp32", "bf16")
@@ -33,22 +33,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4_000, help="to train on, a tenth of them to validate")
     parser.add_argument("--width", type=int, default=8)
     arguments = parser.parse_args()
-    data = images(arguments)
+    file = arguments.work / f"images-{arguments.images}.npz"
+    data = first_images(arguments.data_dir, file, arguments.images, test=TEST_IMAGES)
     results = {(p, seed): run(arguments, data, p, seed) for seed in SEEDS for p in PRECISIONS}
     report(arguments, results)
-
-
-def images(arguments: argparse.Namespace) -> Path:
-    from aurep.data import load_data
-
-    path = Path(arguments.work) / f"images-{arguments.images}.npz"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        full = load_data("cifar10", arguments.data_dir, val_fraction=0.0)
-        counts = {"train": arguments.images, "test": TEST_IMAGES}
-        fields = {f"{k}_{s}": np.asarray(getattr(full, f"{k}_{s}"))[:n] for s, n in counts.items() for k in "xy"}
-        np.savez(path, **fields)
-    return path
 
 
 def run(arguments: argparse.Namespace, data: Path, precision: str, seed: int) -> dict[str, float]:

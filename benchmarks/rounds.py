@@ -18,9 +18,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from provenance import RESULTS, markdown_table, provenance
 from rich.console import Console
+from subsets import first_images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs=3, default=(20, 4, 12), metavar=("BASELINE", "SEARCH", "FINETUNE"))
     parser.add_argument("--work", type=Path, default=Path("runs/rounds"))
     arguments = parser.parse_args()
-    data = part_of_cifar10(arguments.data_dir, arguments.images, arguments.work)
+    data = first_images(arguments.data_dir, arguments.work / f"cifar10-{arguments.images}.npz", arguments.images)
     baseline, search, finetune = arguments.epochs
     config: dict[str, Any] = {
         "model": {"name": arguments.model},
@@ -51,19 +51,6 @@ def main() -> None:
     config["baseline"]["checkpoint"] = arguments.teacher or teacher(config, arguments.work / "teacher")
     rows = [measured(config, most, arguments.work) for most in SITES]
     report(arguments, rows)
-
-
-def part_of_cifar10(folder: str, images: int, work: Path) -> Path:
-    """An npz of the first training images and all test images."""
-    from aurep.data import load_data
-
-    path = work / f"cifar10-{images}.npz"
-    if not path.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        full = load_data("cifar10", folder, val_fraction=0.0)
-        x, y = np.asarray(full.x_train[:images]), np.asarray(full.y_train[:images])
-        np.savez(path, x_train=x, y_train=y, x_test=np.asarray(full.x_test), y_test=np.asarray(full.y_test))
-    return path
 
 
 def teacher(config: dict[str, Any], out: Path) -> str:

@@ -16,9 +16,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from provenance import RESULTS, markdown_table, provenance
 from rich.console import Console
+from subsets import first_images
 
 VAL_IMAGES = 2_500
 BOTH, FULL, HALF = "widths 1 and 1/2 in one", "width 1 alone", "half the width alone"
@@ -33,22 +33,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs=3, default=(10, 3, 6), metavar=("BASELINE", "SEARCH", "FINETUNE"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments = parser.parse_args()
-    data = images(arguments)
+    file = arguments.work / f"images-{arguments.images}.npz"
+    data = first_images(arguments.data_dir, file, arguments.images, val=VAL_IMAGES)
     report(arguments, [measure(arguments, data, name, seed) for seed in arguments.seeds for name in STUDENTS])
-
-
-def images(arguments: argparse.Namespace) -> Path:
-    from aurep.data import load_data
-
-    path = Path(arguments.work) / f"images-{arguments.images}.npz"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        full = load_data("cifar10", arguments.data_dir, val_fraction=0.0)
-        x, y, n = np.asarray(full.x_train), np.asarray(full.y_train), arguments.images
-        parts = {"train": (x[:n], y[:n]), "val": (x[n:][:VAL_IMAGES], y[n:][:VAL_IMAGES])}
-        parts["test"] = np.asarray(full.x_test), np.asarray(full.y_test)
-        np.savez(path, **{f"{a}_{name}": part[k] for name, part in parts.items() for k, a in enumerate("xy")})
-    return path
 
 
 def measure(arguments: argparse.Namespace, data: Path, name: str, seed: int) -> dict[str, Any]:

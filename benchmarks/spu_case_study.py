@@ -25,6 +25,7 @@ import onnx
 import torch
 from onnx import helper
 from provenance import RESULTS, markdown_table, provenance
+from random_masks import keep_at_random
 
 TOTAL, KEPT = 491_520, 50_000
 FORMS = {
@@ -122,7 +123,7 @@ def compared(model: onnx.ModelProto) -> int:
 
 def export_form(form: str, work: Path) -> Path:
     """The network as a bundle for SPU, in one of FORMS."""
-    from aurep import prepare, relu_sites, set_mask
+    from aurep import prepare
     from aurep.exporters import TARGETS, export
     from aurep.models import build_model
 
@@ -134,13 +135,7 @@ def export_form(form: str, work: Path) -> Path:
             network(images)  # batch norms: values stay within the fixed point
     model = prepare(network.eval(), images[:1], degree=0)
     kept = {"all ReLU": TOTAL, "no ReLU": 0}.get(form, KEPT)
-    chosen = torch.zeros(TOTAL, dtype=torch.bool)
-    chosen[torch.randperm(TOTAL)[:kept]] = True
-    start = 0
-    for site in relu_sites(model):
-        set_mask(model, site.name, chosen[start : start + site.elements].reshape(site.shape))
-        start += site.elements
-    assert start == TOTAL
+    keep_at_random(model, kept, TOTAL)
     plain = TARGETS["spu"]
     TARGETS["spu"] = replace(plain, form="mask" if form == "mask" else "gather")
     folder = work / form.replace(" ", "-")

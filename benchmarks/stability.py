@@ -18,9 +18,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from provenance import RESULTS, epochs_of, markdown_table, provenance
 from rich.console import Console
+from subsets import first_images
 
 PLAIN = {"normalise": False, "range_weight": 0.0, "clip_norm": 0.0}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -42,7 +42,9 @@ def main() -> None:
     parser.add_argument("--teacher", help="a run folder or file to take instead of training one")
     parser.add_argument("--work", type=Path, default=Path("runs/stability"))
     arguments = parser.parse_args()
-    data = part_of_cifar10(arguments.data_dir, arguments.images, arguments.work)
+    data = first_images(
+        arguments.data_dir, arguments.work / f"cifar10-{arguments.images}.npz", arguments.images, test=0
+    )
     baseline, search, finetune = arguments.epochs
     config: dict[str, Any] = {
         "model": {"name": arguments.model},
@@ -54,19 +56,6 @@ def main() -> None:
     config["baseline"]["checkpoint"] = arguments.teacher or teacher(config, arguments.work / "teacher")
     runs = {name: run(config, change, arguments.work / slug(name)) for name, change in VARIANTS.items()}
     report(arguments.model, arguments.images, arguments.epochs, runs)
-
-
-def part_of_cifar10(folder: str, images: int, work: Path) -> Path:
-    """An npz of the first training images; its test split repeats some of them, for a run wants one."""
-    from aurep.data import load_data
-
-    path = work / f"cifar10-{images}.npz"
-    if not path.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        full = load_data("cifar10", folder, val_fraction=0.0)
-        x, y = np.asarray(full.x_train[:images]), np.asarray(full.y_train[:images])
-        np.savez(path, x_train=x, y_train=y, x_test=x[:100], y_test=y[:100])
-    return path
 
 
 def teacher(config: dict[str, Any], out: Path) -> str:

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from numpy.typing import NDArray
 
 from tests.toolkit.hub import Hub, serving
 from tests.validators import graphs
@@ -112,8 +114,8 @@ def test_what_differs_from_its_digests_is_not_taken(aurep: Run, hub: Hub, bundle
 
 
 def test_a_bundle_that_fails_validation_is_not_pushed(aurep: Run, hub: Hub, bundle: Path) -> None:
-    def keep_more(values: object) -> None:
-        values[0] += 1.0  # type: ignore[index]
+    def keep_more(values: NDArray[Any]) -> None:
+        values[0] += 1.0
 
     name = next(t.name for t in graphs.hybrid().model.graph.initializer if t.data_type == 1)
     graphs.tamper(bundle, graphs.change_initializer(name, keep_more))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,10 +35,10 @@ def exported(share: float, target: str, folder: Path, most: int | None = None) -
     )
 
 
-def looked_up(rows: tuple[dict[str, object], ...], target: str) -> dict[str, int]:
+def looked_up(rows: tuple[dict[str, Any], ...], target: str) -> dict[str, int]:
     framework, protocol = FRAMEWORK[target]
     (found,) = [row for row in rows if (row["framework"], row["protocol"]) == (framework, protocol)]
-    return {key: found[key] for key in ("bytes", "weight_opening", "rounds")}  # type: ignore[misc]  # rows are plain
+    return {key: found[key] for key in ("bytes", "weight_opening", "rounds")}
 
 
 @pytest.mark.parametrize("target", ["crypten", "spu"])

@@ -117,7 +117,7 @@ def torchvision() -> Any:
     try:
         return import_torchvision("torchvision.transforms.v2")
     except ImportError:
-        pytest.skip("torchvision is not installed")
+        pytest.skip("torchvision is not installed (extra imagenet)")
 
 
 def test_batches_are_the_same_whatever_the_workers(folder: Path, torchvision: Any) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import itertools
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -20,10 +18,9 @@ from aurep.search import POLICIES, choose_sites
 from aurep.search.few_sites import best_sites
 from aurep.surgery import hybrid_sites
 from aurep.training.config import Config, parse_config
-from aurep.training.progress import Progress
-from aurep.training.signals import Stopped
 from tests.toolkit.search.searching import SIZES, TOTAL, Search, batches, network
 from tests.toolkit.search.test_resume import OPTIONS, RECIPE
+from tests.toolkit.training.stopping import stopped_at
 
 METHODS = list(POLICIES)
 CHOICES = [list(chosen) for k in range(4) for chosen in itertools.combinations(range(3), k)]
@@ -158,24 +155,13 @@ def config(method: str, teacher: Path, *more: str) -> Config:
 
 
 @pytest.mark.parametrize("method", ["autorep", "senet", "saliency"])
-def test_resumed_search_ends_as_an_uninterrupted_one(
-    method: str, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_search_ends_as_an_uninterrupted_one(method: str, teacher: Path, tmp_path: Path) -> None:
     whole = aurep.train(config(method, teacher, "search.max_sites=2"), tmp_path / "whole")
     assert whole.relu_sites <= 2
     assert whole.relu_count == 77
     assert (whole.max_sites, whole.relu_budget) == (2, 77)
-    step = Progress.step
-
-    def kill(self: Progress, phase: str, epoch: int, done: int, length: int) -> None:
-        step(self, phase, epoch, done, length)
-        if (phase, epoch, done) == ("search", 1, 5):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Progress, "step", kill)
-        with pytest.raises(Stopped):
-            aurep.train(config(method, teacher, "search.max_sites=2"), tmp_path / "run")
+    with stopped_at(("search", 1, 5)):
+        aurep.train(config(method, teacher, "search.max_sites=2"), tmp_path / "run")
     aurep.train(config(method, teacher, "search.max_sites=2"), tmp_path / "run", resume=True)
     for name in ("model.safetensors", "last.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -11,8 +9,7 @@ import pytest
 import aurep
 from aurep.search import POLICIES
 from aurep.training.config import Config, parse_config
-from aurep.training.progress import Progress
-from aurep.training.signals import Stopped
+from tests.toolkit.training.stopping import stopped_at
 
 RECIPE = """
 model = {name = "resnet9", width = 4}
@@ -43,21 +40,10 @@ def config(method: str, teacher: Path) -> Config:
 
 
 @pytest.mark.parametrize("method", list(POLICIES))
-def test_resumed_search_ends_as_an_uninterrupted_one(
-    method: str, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_search_ends_as_an_uninterrupted_one(method: str, teacher: Path, tmp_path: Path) -> None:
     aurep.train(config(method, teacher), tmp_path / "whole")
-    step = Progress.step
-
-    def kill(self: Progress, phase: str, epoch: int, done: int, length: int) -> None:
-        step(self, phase, epoch, done, length)
-        if (phase, epoch, done) == ("search", 1, 5):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Progress, "step", kill)
-        with pytest.raises(Stopped):
-            aurep.train(config(method, teacher), tmp_path / "run")
+    with stopped_at(("search", 1, 5)):
+        aurep.train(config(method, teacher), tmp_path / "run")
     aurep.train(config(method, teacher), tmp_path / "run", resume=True)
     for name in ("model.safetensors", "last.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

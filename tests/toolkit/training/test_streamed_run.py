@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,7 @@ from aurep.cli import main
 from aurep.torchvision import import_torchvision
 from aurep.training import load_run, train
 from aurep.training.config import Config, parse_config
-from aurep.training.progress import Progress
-from aurep.training.signals import Stopped
+from tests.toolkit.training.stopping import stopped_at
 
 RECIPE = """
 [model]
@@ -81,25 +78,14 @@ def test_in_memory_and_cached_it_ends_with_the_same_bits(run: Path, folder: Path
 EVERYTHING = {"resized_crop": "[0.3, 1.0]", "randaugment": "[1, 5]", "mixup": 0.2, "cutmix": 1.0}
 
 
-def test_stopped_within_an_epoch_and_resumed_it_ends_with_the_same_bits(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopped_within_an_epoch_and_resumed_it_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
     try:
         import_torchvision()
     except ImportError:
-        pytest.skip("torchvision is not installed")
+        pytest.skip("torchvision is not installed (extra imagenet)")
     whole = train(config(folder, workers=0, **EVERYTHING), tmp_path / "whole").run_dir
-    step = Progress.step
-
-    def stop_once(self: Progress, phase: str, epoch: int, done: int, steps: int) -> None:
-        step(self, phase, epoch, done, steps)
-        if (phase, epoch, done) == ("search", 1, 2):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Progress, "step", stop_once)
-    with pytest.raises(Stopped):
+    with stopped_at(("search", 1, 2)):
         train(config(folder, workers=2, **EVERYTHING), tmp_path / "stopped")
-    monkeypatch.undo()
     resumed = train(config(folder, workers=1, **EVERYTHING), tmp_path / "stopped", resume=True)
     assert weights(resumed.run_dir) == weights(whole)
 

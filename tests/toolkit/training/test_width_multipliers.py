@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import signal
 from math import ceil
 from pathlib import Path
 
@@ -21,9 +19,8 @@ from aurep.cli.export import command
 from aurep.data import load_data
 from aurep.training import RunResult, load_run
 from aurep.training.config import Config
-from aurep.training.progress import Progress
-from aurep.training.signals import Stopped
 from aurep.validators import validate
+from tests.toolkit.training.stopping import stopped_at
 from tests.toolkit.training.tiny import tiny_config
 
 BUDGET = 97  # odd: no half of it is a count
@@ -112,19 +109,9 @@ def test_a_width_that_was_not_trained_is_refused(result: RunResult, tmp_path: Pa
     assert "was trained at width multiplier 0.5, 1, not 0.75" in str(done.exception)
 
 
-def test_run_killed_in_search_and_in_finetuning_ends_as_an_uninterrupted_one(
-    result: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step, deaths = Progress.step, [("search", 1, 5), ("finetune", 0, 7)]
-
-    def kill(self: Progress, phase: str, epoch: int, done: int, length: int) -> None:
-        step(self, phase, epoch, done, length)
-        if (phase, epoch, done) in deaths:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Progress, "step", kill)
-    for attempt in range(2):
-        with pytest.raises(Stopped):
+def test_run_killed_in_search_and_in_finetuning_ends_as_an_uninterrupted_one(result: RunResult, tmp_path: Path) -> None:
+    for attempt, death in enumerate([("search", 1, 5), ("finetune", 0, 7)]):
+        with stopped_at(death):
             aurep.train(config(), tmp_path / "run", resume=attempt > 0)
     aurep.train(config(), tmp_path / "run", resume=True)
     for name in ("model.safetensors", "last.safetensors"):

@@ -131,25 +131,21 @@ def change_domain(model: Model, random: Random) -> None:
 
 
 def change_input(model: Model, random: Random) -> None:
-    node = _node(model, random)
-    kind = random.randrange(4)
-    if kind == 0:
-        node.input.append(random.choice(_names(model)))
-    elif len(node.input) and kind == 1:
-        del node.input[random.randrange(len(node.input))]
-    elif len(node.input):
-        node.input[random.randrange(len(node.input))] = random.choice(_names(model))
+    _change_edge(_node(model, random).input, model, random)
 
 
 def change_output(model: Model, random: Random) -> None:
-    node = _node(model, random)
+    _change_edge(_node(model, random).output, model, random)
+
+
+def _change_edge(edges: Any, model: Model, random: Random) -> None:
     kind = random.randrange(4)
     if kind == 0:
-        node.output.append(random.choice(_names(model)))
-    elif len(node.output) and kind == 1:
-        del node.output[random.randrange(len(node.output))]
-    elif len(node.output):
-        node.output[random.randrange(len(node.output))] = random.choice(_names(model))
+        edges.append(random.choice(_names(model)))
+    elif len(edges) and kind == 1:
+        del edges[random.randrange(len(edges))]
+    elif len(edges):
+        edges[random.randrange(len(edges))] = random.choice(_names(model))
 
 
 def change_attribute(model: Model, random: Random) -> None:
