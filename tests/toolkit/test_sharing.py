@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tests.toolkit.hub import Hub, serving
 from tests.validators import graphs
 
-pytest.importorskip("huggingface_hub")
+pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed (extra hub)")
 TOKEN = "hf_correctcorrect"
 
 

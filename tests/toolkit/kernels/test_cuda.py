@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", reason="triton, whose interpreter runs the kernels, is not installed")
 HERE = Path(__file__).parent
 
 # Triton decides on import whether it interprets, so each way needs its own process.

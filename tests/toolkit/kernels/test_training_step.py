@@ -12,13 +12,18 @@ import torch
 from numpy.typing import NDArray
 
 from aurep import HybridActivation
-from aurep.kernels import cpu_build, kernels_for, using
+from aurep.kernels import kernels_for, using
+from tests.needs import needs_cpu_kernels
 from tests.tolerances import BFLOAT16, FLOAT32
 
 Array = NDArray[np.float64]
 SHAPE, IMAGES, LIMIT, WEIGHT, EPSILON = (3, 2, 4), 6, 1.2, 0.3, 1e-5
 STEP = 1e-5  # of quotients: in float64 they are good to 1e-9, far below what fp32 sums are
-WAYS = [("eager", torch.float64), ("compiled", torch.float32), ("compiled", torch.bfloat16)]
+WAYS = [
+    pytest.param("eager", torch.float64),
+    pytest.param("compiled", torch.float32, marks=needs_cpu_kernels),
+    pytest.param("compiled", torch.bfloat16, marks=needs_cpu_kernels),
+]
 
 
 class Oracle:
@@ -95,8 +100,6 @@ def same(found: Any, wanted: Array, tolerance: float) -> None:
 def test_it_is_what_the_formulas_say(
     choice: Any, dtype: torch.dtype, degree: int, running: float, layout: torch.memory_format
 ) -> None:
-    if choice == "compiled" and not cpu_build.available():
-        pytest.skip(cpu_build.describe())
     oracle = Oracle(degree, running)
     site = HybridActivation(SHAPE, degree).train()
     if dtype == torch.float64:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from torch.fx import symbolic_trace
 
 from aurep import AurepError
 from aurep.models import MODELS, build_model
+from tests.needs import needs_timm
 
 # (model, pixels, stem_relu, published total of ReLU elements)
 TOTALS = [
@@ -34,11 +34,6 @@ TOTALS = [
     ("vgg16", 32, None, 276_480),
     ("vgg16", 64, None, 1_105_920),
 ]
-
-# Looked up, not imported: importing timm needs what build_model does first.
-needs_timm = pytest.mark.skipif(
-    find_spec("timm") is None, reason="timm is not installed; torchvision, which it brings, may replace torch"
-)
 
 
 def relu_total(model: nn.Module, pixels: int) -> int:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import aurep
-from aurep.kernels import CHOICES, cpu_build, using
+from aurep.kernels import CHOICES, using
 from aurep.models import build_model
 from aurep.modes import evaluating
 from aurep.surgery import hybrid_sites, normalise_polynomials
 from aurep.surgery.fusion import NormedActivation, fuse
+from tests.needs import needs_cpu_kernels
 from tests.tolerances import FLOAT32, FLOAT64
 from tests.toolkit.kernels.comparing import double
 
@@ -83,7 +84,7 @@ def test_all_results_equal_the_unfused_ones(degree: int) -> None:
         torch.testing.assert_close(found[name], wanted[name], rtol=FLOAT64, atol=FLOAT64, msg=name)
 
 
-@pytest.mark.skipif(not cpu_build.available(), reason=cpu_build.describe())
+@needs_cpu_kernels
 @pytest.mark.parametrize("running", [0.0, 0.5, 1.0], ids=["batch", "between", "running"])
 def test_normalised_powers_give_the_same_fused_where_their_statistics_stand_still_and_unfused_otherwise(
     running: float,

@@ -28,7 +28,7 @@ from aurep.training.config import Config
 from aurep.training.runs import train
 from tests.toolkit.training.tiny import tiny_config
 
-submitit = pytest.importorskip("submitit")
+submitit = pytest.importorskip("submitit", reason="submitit is not installed (extra slurm)")
 
 SHORT = {"baseline__epochs": 1, "search__epochs": 1, "finetune__epochs": 1, "train__precision": "fp32"}
 _SBATCH = r"""#!{python}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,8 @@ import aurep
 from aurep.cli import main
 from aurep.models import build_model
 from aurep.training.own_weights import read_teacher, resolved
+from tests.needs import needs_timm
 from tests.toolkit.training.tiny import tiny_config
-
-needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed (extra timm)")
 
 
 @pytest.fixture(scope="module")

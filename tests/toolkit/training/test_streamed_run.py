@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from aurep.cli import main
-from aurep.torchvision import import_torchvision
 from aurep.training import load_run, train
 from aurep.training.config import Config, parse_config
+from tests.needs import needs_torchvision
 from tests.toolkit.training.stopping import stopped_at
 
 RECIPE = """
@@ -78,11 +78,8 @@ def test_in_memory_and_cached_it_ends_with_the_same_bits(run: Path, folder: Path
 EVERYTHING = {"resized_crop": "[0.3, 1.0]", "randaugment": "[1, 5]", "mixup": 0.2, "cutmix": 1.0}
 
 
+@needs_torchvision
 def test_stopped_within_an_epoch_and_resumed_it_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
-    try:
-        import_torchvision()
-    except ImportError:
-        pytest.skip("torchvision is not installed (extra imagenet)")
     whole = train(config(folder, workers=0, **EVERYTHING), tmp_path / "whole").run_dir
     with stopped_at(("search", 1, 2)):
         train(config(folder, workers=2, **EVERYTHING), tmp_path / "stopped")
