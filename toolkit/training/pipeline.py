@@ -163,7 +163,7 @@ class Pipeline:
         config = self.config.baseline
         torch.manual_seed(derive(self.config.train.seed, "init"))
         model = self._network().to(self.fabric.device)
-        if self.folder.teacher.exists():
+        if self.fabric.broadcast(self.folder.teacher.exists()):  # a rank that is late may find one just written
             load_weights(model, read_weights(self.folder.teacher), self.folder.teacher)
         elif self.own_teacher is not None:
             model.load_state_dict(self.own_teacher)

@@ -11,6 +11,7 @@ from tests.toolkit.search.test_resume import RECIPE
 
 _SCRIPT = """
 import sys
+import time
 import torch
 from pathlib import Path
 from torch import distributed as dist
@@ -19,6 +20,7 @@ from aurep.search import POLICIES
 from aurep.surgery import hybrid_sites, narrower
 from aurep.training.config import parse_config
 from aurep.training import engine
+from aurep.training.pipeline import Pipeline
 
 step, seen = engine.train_step, []
 
@@ -45,12 +47,20 @@ for method in POLICIES:
     dist.all_gather_object(counts, [site.kept for site in result.sites])
     assert counts[0] == counts[1], method
     assert method == "layerwise" or result.relu_count == 77, method
+announce = Pipeline._announce
+
+def late(pipeline, *rest):
+    announce(pipeline, *rest)
+    time.sleep(2 * dist.get_rank())  # the second rank comes to the teacher when the first has written it
+
+Pipeline._announce = late
 overrides = [f"baseline.checkpoint='{folder / 'teacher'}'", "search.method=saliency", "search.max_sites=2"]
 result = aurep.train(parse_config(recipe, "test", overrides), folder / "few")
 counts = [None, None]
 dist.all_gather_object(counts, [site.kept for site in result.sites])
 assert counts[0] == counts[1]
 assert (result.relu_count, result.relu_sites) == (77, 2)
+Pipeline._announce = announce
 overrides = [f"baseline.checkpoint='{folder / 'teacher'}'", "search.method=senet", "finetune.epochs=1"]
 overrides.append("search.width_multipliers=[0.5, 1.0]")
 aurep.train(parse_config(recipe, "test", overrides), folder / "widths")
