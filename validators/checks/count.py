@@ -8,6 +8,7 @@ from aurep.budget import parse_budget
 from aurep.errors import AurepError
 from aurep.frameworks import FRAMEWORKS
 from aurep.metadata import Metadata
+from aurep.validators.graph.costs import ROUNDING, SUMS
 from aurep.validators.relu_count import ReluCount
 from aurep.validators.report import Check
 from aurep.validators.sites.recovery import RecoveredSite
@@ -71,6 +72,8 @@ def check_count(
         measured = sum(int(site.mask.sum()) for site in recovered.values()) + _outside(count, recovered)
     if allowed is not None and measured > allowed:
         problems.append(f"The graph evaluates {measured:,} ReLU-like elements per image but {allowed:,} are allowed.")
+    if problems:
+        problems += _huge(count)
     hint = " ".join([*(problems or _remarks(count, serving, allowed)), *_besides(count)])
     return Check("relu-count", measured, allowed, not problems, hint)
 
@@ -88,6 +91,18 @@ def _against_claim(count: ReluCount, metadata: Metadata) -> list[str]:
     if metadata.relu_count > metadata.relu_budget:
         problems.append(f"{metadata.relu_count:,} kept are claimed, above the budget {metadata.relu_budget:,}.")
     return problems and [*problems, "Export the model again."]
+
+
+def _huge(count: ReluCount) -> Iterator[str]:
+    """Why sums compare, which nobody expects of them."""
+    sums = [op for op in count.comparisons if op in SUMS]
+    if sums:
+        yield (
+            f"{' and '.join(sums)} in floats {'compares' if len(sums) == 1 else 'compare'} where a constant of "
+            f"{ROUNDING:,.0f} or more is added, which rounds like a step. In a network that was trained such constants "
+            "say that its values exploded; often the running statistics of batch norms have not followed, after too "
+            "few steps or at too high a rate."
+        )
 
 
 def _remarks(count: ReluCount, serving: bool, allowed: int | None) -> Iterator[str]:

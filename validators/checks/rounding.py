@@ -37,6 +37,11 @@ _DISTURBED = operators(
     "GlobalAveragePool"
 )
 _POOL = 32
+_OVERFLOWS = (
+    "On images drawn at random, or on the bundle's, logits are infinite or no number, so that nothing can be said of "
+    "how the graph rounds. Far from the images that it was fitted on a network of polynomials may overflow: fit it on "
+    'more of them, or with method="bounded", and claim how inputs are normalised (mean and std): images are drawn so.'
+)
 _FIRST_ONLY = operators("Pow Resize Cast ReduceSum ReduceMean ReduceSumSquare ReduceProd CumSum")
 
 
@@ -61,6 +66,8 @@ def check_rounding(
     worst = max(result.scaled for result in results)
     if worst <= ROUNDING_SCALED:
         return None
+    if not all(np.isfinite(logits).all() for logits in plain):
+        return Check("rounding", "not finite", allowed, False, _OVERFLOWS)
     hint = (
         f"Disturbing all values by {DISTURBANCE:.0e} of themselves moves a logit by {worst:.2g} of what images move "
         "it, so the graph computes with rounding errors, which can stand in for comparisons that nobody counted; "

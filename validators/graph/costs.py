@@ -54,7 +54,7 @@ def rounds(call: Call) -> bool:
     are left to the check that runs the graph with its last bits disturbed (`rounding`).
     """
     op = call.node.op_type
-    if op not in _SUMS:
+    if op not in SUMS:
         return False
     terms = [fact.data for i, fact in enumerate(call.inputs) if fact is not None and i not in _FACTORS.get(op, ())]
     return any(data is not None and peak(data) >= ROUNDING for data in terms)
@@ -232,7 +232,7 @@ _ARITHMETIC = operators(
     "ConvTranspose ConvInteger MatMulInteger AveragePool GlobalAveragePool Resize"
 )
 # Operators that add their constants, and those of their inputs that they multiply by instead.
-_SUMS = operators("Add Sub Sum Mean Conv ConvTranspose Gemm BatchNormalization")
+SUMS = operators("Add Sub Sum Mean Conv ConvTranspose Gemm BatchNormalization")
 _FACTORS = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "BatchNormalization": (1, 4)}
 _BITS: dict[int, int] = {
     onnx.TensorProto.FLOAT16: 16,

@@ -314,6 +314,13 @@ def test_as_many_huge_logits_as_others_hide_no_rounding(tmp_path: Path) -> None:
     assert failed(validate(tmp_path / "model.onnx", budget=0)) == {"rounding"}
 
 
+def test_logits_that_overflow_are_not_said_to_hang_on_rounding(tmp_path: Path) -> None:
+    far = "c = Constant<value_float = 1e30>() h = Mul(x, c) y = Mul(h, h)"
+    report = validate(graphs.save(graphs.body(far), tmp_path / "m.onnx"), budget=0)
+    assert failed(report) == {"rounding"}
+    assert "infinite or no number" in hint(report, "rounding")
+
+
 def test_samples_that_show_nothing_are_not_all_that_is_looked_at(tmp_path: Path) -> None:
     """On images of zeros a step made of rounding stands still."""
     made = graphs.hybrid()

@@ -61,3 +61,12 @@ def test_what_cannot_be_counted_is_within_no_bound(tmp_path: Path) -> None:
 def test_a_bound_that_is_no_number_is_named() -> None:
     with pytest.raises(AurepError, match="max-comparisons '-3' is negative"):
         read_budget("-3", 100, "max-comparisons")
+
+
+@pytest.mark.parametrize(("added", "said"), [(65535.0, False), (65536.0, True)])
+def test_a_sum_that_counts_says_why(added: float, said: bool, tmp_path: Path) -> None:
+    """fp32 leaves 7 bits below one at 2^16."""
+    made = graphs.body(f"c = Constant<value_float = {added}>() y = Add(x, c)")
+    report = validate(graphs.save(made, tmp_path / "m.onnx"), budget=0)
+    assert failed(report) == ({"relu-count"} if said else set())
+    assert ("Add in floats compares where a constant of 65,536 or more" in hint(report, "relu-count")) == said
