@@ -186,10 +186,10 @@ def _check_samples(samples: Samples | None, example: Tensor) -> Samples:
     if samples is None:
         return example.numpy(), np.zeros(0, dtype=np.int64)
     inputs, labels = np.asarray(samples[0], dtype=np.float32), np.asarray(samples[1], dtype=np.int64)
-    if inputs.shape[1:] != tuple(example.shape[1:]) or labels.shape != inputs.shape[:1] or not len(labels):
+    if inputs.shape[1:] != tuple(example.shape[1:]) or labels.shape not in (inputs.shape[:1], (0,)) or not len(inputs):
         raise AurepError(
             f"samples have inputs of shape {inputs.shape} and labels of shape {labels.shape}; expected "
-            f"{('N', *example.shape[1:])} and ('N',) with N >= 1."
+            f"{('N', *example.shape[1:])} and ('N',) with N >= 1, or no labels."
         )
     return np.ascontiguousarray(inputs), labels
 

@@ -18,6 +18,7 @@ def export_run(
     bundle: str | Path,
     target: str = "onnx",
     *,
+    data_dir: str | Path | None = None,
     width_multiplier: float = 1.0,
     batch: Batch | None = None,
     secret_coefficients: bool = False,
@@ -25,13 +26,15 @@ def export_run(
 ) -> Path:
     """Export the run folder `run`, its network at `width_multiplier`; the rest as `export` takes it.
 
+    Ranges are measured on training images where its data set is at hand, in `data_dir` or where the run found it.
+
     Returns:
         The path of the written ONNX file.
 
     Raises:
         AurepError: no finished run, a width multiplier it was not trained at, or what `export` refuses.
     """
-    loaded = load_run(run).narrowed(width_multiplier)
+    loaded = load_run(run, data_dir).narrowed(width_multiplier)
     return export(
         loaded.model,
         loaded.example_input,

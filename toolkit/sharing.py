@@ -31,13 +31,16 @@ _FILES = (MODEL, BUDGET, SAMPLES, SKELETON, CARD)
 
 
 @contextmanager
-def bundle_of(source: str) -> Iterator[Path]:
-    """The bundle that BUNDLE or zoo:NAME names; a zoo's network is exported for target onnx, for as long as needed."""
+def bundle_of(source: str, data_dir: Path | None = None) -> Iterator[Path]:
+    """The bundle that BUNDLE or zoo:NAME names; a zoo's network is exported for target onnx, for as long as needed.
+
+    `data_dir` is where the zoo's network finds its data set.
+    """
     if not source.startswith(PREFIX):
         yield Path(source)
         return
     with tempfile.TemporaryDirectory() as folder:
-        yield export_run(resolve(source), Path(folder) / "bundle").parent
+        yield export_run(resolve(source), Path(folder) / "bundle", data_dir=data_dir).parent
 
 
 def push(bundle: Path, to: str, *, licence: str | None = None, private: bool = False) -> str:

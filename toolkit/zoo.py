@@ -1,6 +1,7 @@
 """Trained networks that a clone of the repository brings along: `zoo/NAME`, named `zoo:NAME` on the command line.
 
-Each is a run folder made small: weights of more than one dimension in fp16, no teacher, no checkpoint.
+Each is a run folder made small: weights of more than one dimension in fp16, no teacher, no checkpoint, no images, and
+accuracies that were measured again with those weights. One that keeps all of its ReLUs is a teacher for further runs.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from aurep.data.loader import make_loader
 from aurep.errors import AurepError
-from aurep.files import write_text
-from aurep.results import read_result
+from aurep.files import folder_beside, write_text
+from aurep.results import RunResult, read_result
+from aurep.training import Run, load_run
 from aurep.training.checkpoint import RunFolder, read_weights, save_weights
+from aurep.training.engine import evaluate
 from aurep.training.reading import read_config
 
 PREFIX = "zoo:"
+CARD = "README.md"
 
 
 def resolve(name: str) -> Path:
@@ -26,13 +31,18 @@ def resolve(name: str) -> Path:
     Raises:
         AurepError: there is none of that name.
     """
-    wanted = name.removeprefix(PREFIX)
-    homes = [Path(__file__).resolve().parent.parent / "zoo", Path("zoo").resolve()]
-    known = sorted({entry.name for home in homes if home.is_dir() for entry in home.iterdir() if _is_whole(entry)})
-    if wanted in known:
-        return next(home / wanted for home in homes if _is_whole(home / wanted))
-    found = f"the zoo here holds {', '.join(known)}" if known else "no zoo is here: it comes with a clone, not a wheel"
-    raise AurepError(f"there is no {PREFIX}{wanted} ({found}); run this in a clone, or name a run folder.")
+    found = entries()
+    if (wanted := name.removeprefix(PREFIX)) in found:
+        return found[wanted]
+    here = f"the zoo here holds {', '.join(found)}" if found else "no zoo is here: it comes with a clone, not a wheel"
+    raise AurepError(f"there is no {PREFIX}{wanted} ({here}); run this in a clone, or name a run folder.")
+
+
+def entries() -> dict[str, Path]:
+    """Name and folder of every network in the zoo, by name; in the clone's where the current folder has one as well."""
+    homes = [Path("zoo").resolve(), Path(__file__).resolve().parent.parent / "zoo"]
+    found = {entry.name: entry for home in homes if home.is_dir() for entry in home.iterdir() if _is_whole(entry)}
+    return dict(sorted(found.items()))
 
 
 def _is_whole(folder: Path) -> bool:
@@ -40,21 +50,40 @@ def _is_whole(folder: Path) -> bool:
     return files.config.is_file() and files.model.is_file() and files.finished
 
 
-def pack(run: Path, destination: Path) -> None:
-    """Write the finished run in folder `run` as a zoo entry. Polynomials and batch norms keep their precision.
+def add(run: Path, destination: Path, data_dir: Path | None = None) -> RunResult:
+    """Make the finished run in folder `run` the zoo's entry `destination`, a folder that is not there yet.
 
-    Accuracies in its run.json stay the run's; `update_claims` replaces what was measured anew.
+    Polynomials and batch norms keep their precision. Accuracies are measured with the rounded weights, on the run's
+    validation and test images from `data_dir` (default: where the run found them).
+
+    Raises:
+        AurepError: no finished run, weights beyond fp16, the data set is not at hand, or `destination` exists.
     """
-    source, target = RunFolder(run), RunFolder(destination)
-    destination.mkdir(parents=True, exist_ok=True)
+    if destination.exists():
+        raise AurepError(f"{destination} exists; take another name, or remove it first.")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with folder_beside(destination) as made:
+        _pack(run, made)
+        result = _measured(load_run(made, data_dir))
+        result.write()
+        write_text(made / CARD, _card(destination.name, result))
+        made.rename(destination)
+    return result
+
+
+def _pack(run: Path, folder: Path) -> None:
+    source, target = RunFolder(run), RunFolder(folder)
+    result = read_result(run)
     weights = {name: _rounded(name, tensor, run) for name, tensor in read_weights(source.model).items()}
     save_weights(target.model, weights)
     config = read_config(run)
     data = config.data.model_copy(update={"dir": None})  # where it lay is nobody else's business
-    write_text(target.config, config.model_copy(update={"data": data}).to_toml())
-    for name in ("samples.npz", "metrics.csv"):
-        shutil.copyfile(run / name, destination / name)
-    read_result(run).model_copy(update={"run_dir": destination}).write()
+    baseline = config.baseline.model_copy(update={"checkpoint": None})  # nor where the teacher did
+    config = config.model_copy(update={"data": data, "baseline": baseline})
+    write_text(target.config, config.to_toml())
+    shutil.copyfile(source.metrics, target.metrics)  # and no samples: they are images of a data set
+    training = result.training.model_copy(update={"config_sha256": config.digest()})
+    result.model_copy(update={"run_dir": folder, "training": training}).write()
 
 
 def _rounded(name: str, tensor: Tensor, run: Path) -> Tensor:
@@ -68,8 +97,36 @@ def _rounded(name: str, tensor: Tensor, run: Path) -> Tensor:
     return half
 
 
-def update_claims(folder: Path, **accuracies: float) -> None:
-    """Replace accuracies that `run.json` claims, such as test_accuracy=94.3, in percent."""
-    result = read_result(folder)
-    training = result.training.model_copy(update=accuracies)
-    result.model_copy(update={"training": training}).write()
+def _measured(run: Run) -> RunResult:
+    """The run's result with its accuracies measured again."""
+    data = run.images()
+    found: dict[str, float | None] = {
+        f"{split}_accuracy": evaluate(run.model, make_loader(data, split, batch_size=500, train=False))
+        for split in ("val", "test")
+        if len(data.y_val) or split == "test"
+    }
+    if run.result.relu_count == run.result.relu_total:
+        found |= {f"teacher_{name}": value for name, value in found.items()}  # the same network
+    return run.result.model_copy(update={"training": run.result.training.model_copy(update=found)})
+
+
+def _card(name: str, result: RunResult) -> str:
+    claim = result.training
+    kept = f"{result.relu_count:,} of {result.relu_total:,} ReLU elements"
+    alone = result.relu_count == result.relu_total
+    teacher = "" if alone else f"; its all-ReLU teacher: {result.teacher_test_accuracy:.2f} %"
+    use = f"aurep train RECIPE --teacher {PREFIX}{name}" if alone else f"aurep handoff {name}-bundle"
+    return f"""# {name}
+
+{claim.model} on {claim.data}, {kept}, trained with aurep (method {claim.method}, seed {claim.seed}, {result.finished}).
+
+- test accuracy, with these fp16 weights: **{result.test_accuracy:.2f} %**{teacher}
+- images of {" x ".join(map(str, result.input.shape))}, normalised as `run.json` says; {len(result.classes)} classes
+- `config.toml` is the run's configuration, `metrics.csv` what every epoch measured
+
+```sh
+aurep validate {PREFIX}{name} --data-dir DIR     # measures the accuracy above again
+aurep export {PREFIX}{name} -o {name}-bundle
+{use}
+```
+"""

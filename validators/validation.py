@@ -55,6 +55,7 @@ class _Work:
 
     artefact: Artefact
     run: Path | None
+    data_dir: Path | None
     provider: str
     fixed_point: FixedPoint | None
     given_target: str | None
@@ -116,7 +117,8 @@ def validate(
     bounds = Bounds(max_accuracy_drop, min_accuracy, accuracy_by)
     form = FixedPoint.parse(fixed_point) if isinstance(fixed_point, str) else fixed_point
     artefact = read(path)
-    work = _Work(artefact, None if run is None else Path(run), provider, form, target, Path(home))
+    run_dir, images = (None if each is None else Path(each) for each in (run, data_dir))
+    work = _Work(artefact, run_dir, images, provider, form, target, Path(home))
     if artefact.external and artefact.metadata is None:
         work.notes.append("Weights lie in other files beside the model: whoever is handed it needs them too.")
     recovered = recover_sites(work.model)
@@ -139,7 +141,7 @@ def validate(
     if known is None:
         work.notes.append("The model was not run, since what it would cost to run is unknown.")
     else:
-        used = _run_checks(work, recovered, data, data_dir, bounds)
+        used = _run_checks(work, recovered, data, bounds)
     claimed = artefact.metadata.relu_budget if artefact.metadata is not None else None
     return Report(
         file=str(artefact.file),
@@ -183,7 +185,6 @@ def _run_checks(
     work: _Work,
     recovered: Mapping[str, RecoveredSite],
     data: str | None,
-    data_dir: str | Path | None,
     bounds: Bounds,
 ) -> str | None:
     """Parity, localisation, accuracy and fixed point; returns the provider used."""
@@ -199,11 +200,11 @@ def _run_checks(
         _check_samples(work, session, recovered, stored, run)
     except CannotRunError as error:
         work.checks.append(Check("parity", "does not run", None, False, str(error)))
-    images = _load_images(work, run, data, None if data_dir is None else Path(data_dir), bounds)
+    images = _load_images(work, run, data, bounds)
     if images is not None:
         _check_accuracy(work, session, run, images, bounds)
     inputs = [stored.inputs] if stored is not None else []
-    inputs += [run.samples(SAMPLES)[0]] if run is not None else []
+    inputs += [real for real, labels in [run.samples(SAMPLES)] if len(labels)] if run is not None else []
     inputs += [accuracy.first_inputs(images, work.input, RANGE_IMAGES)] if images is not None else []
     _check_fixed_point(work, session, inputs)
     say("while measuring ranges")
@@ -242,7 +243,7 @@ def _check_samples(
         work.checks.append(check_localise(work.model, recovered, samples.inputs, run))
 
 
-def _load_images(work: _Work, run: Any, data: str | None, data_dir: Path | None, bounds: Bounds) -> Any:
+def _load_images(work: _Work, run: Any, data: str | None, bounds: Bounds) -> Any:
     """The data set to measure on; None, with a note, where there is none."""
     implied = run.config.data.name if run is not None else None
     name = data or implied
@@ -251,7 +252,7 @@ def _load_images(work: _Work, run: Any, data: str | None, data_dir: Path | None,
             raise AurepError("an accuracy bound was given but no data to measure on; name it with --data (or --run).")
         work.notes.append("Accuracy was not measured: name the data set with --data.")
         return None
-    folder = data_dir or (Path(run.config.data.dir) if run is not None and run.config.data.dir else None)
+    folder = work.data_dir or (Path(run.config.data.dir) if run is not None and run.config.data.dir else None)
     if folder is not None:
         folder = work.home.absolute() / folder.expanduser()
     required = data is not None or bounds.any
@@ -325,7 +326,7 @@ def _load_run(work: _Work) -> Any:
 
     share = work.metadata.training.width_multiplier if work.metadata is not None else None
     with stage("while loading the run"), chdir(work.home):
-        run = load_run(work.run)
+        run = load_run(work.run, work.data_dir)
         run = run if share is None else run.narrowed(share)
         _ = run.model  # built on first use, perhaps by a factory of the user's that lies here
     return run

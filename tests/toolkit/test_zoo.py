@@ -1,41 +1,99 @@
-"""A run packed for the zoo, exported from there by name, and what happens where there is none."""
+"""A run packed for the zoo and used from there by name, and what happens where there is none."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from aurep.cli import main
+from aurep.data import load_data
 from aurep.errors import AurepError
 from aurep.training import load_run, train
-from aurep.zoo import pack, resolve, update_claims
+from aurep.zoo import add, entries, resolve
 from tests.toolkit.training.tiny import tiny_config
+
+SHORT = {"baseline__epochs": 1, "search__epochs": 1, "finetune__epochs": 1}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = tiny_config(baseline__epochs=1, search__epochs=1, finetune__epochs=1, data__dir="'/somebody/s/home'")
+    config = tiny_config(**SHORT, data__dir="'/somebody/s/home'")
     return train(config, tmp_path_factory.mktemp("runs") / "run").run_dir
 
 
-def test_a_packed_run_exports_and_validates_by_name(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def all_relu(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The teacher of `run` as a run of its own."""
+    config = tiny_config(**SHORT | {"search__epochs": 0, "finetune__epochs": 0}, baseline__checkpoint=f"'{run}'")
+    config = config.model_copy(update={"search": config.search.model_copy(update={"budget": "100%"})})
+    return train(config, tmp_path_factory.mktemp("runs") / "all").run_dir
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
     monkeypatch.chdir(tmp_path)
-    pack(run, tmp_path / "zoo" / "small")
-    assert not (tmp_path / "zoo" / "small" / "teacher.safetensors").exists()
-    done = CliRunner().invoke(main, ["export", "zoo:small", "-o", "bundle"])
+    return tmp_path
+
+
+def invoke(*arguments: str) -> str:
+    done = CliRunner().invoke(main, [*arguments])
     assert done.exit_code == 0, done.output
-    claimed = json.loads((tmp_path / "bundle" / "budget.json").read_text())
-    assert claimed["relu_count"] == json.loads((run / "run.json").read_text())["relu_count"]
+    return done.output
 
 
-def test_packing_rounds_weights_and_nothing_else(run: Path, tmp_path: Path) -> None:
-    pack(run, tmp_path / "packed")
-    before, after = (load_file(folder / "model.safetensors") for folder in (run, tmp_path / "packed"))
+def test_every_command_takes_an_entry_by_name(run: Path, home: Path) -> None:
+    assert "zoo/small: " in invoke("zoo", "add", str(run), "small")
+    claimed = json.loads((run / "run.json").read_text())
+    listed = invoke("zoo")
+    assert f"{claimed['relu_count']:,} of {claimed['relu_total']:,}" in listed
+    invoke("export", "zoo:small", "-o", "bundle")
+    assert json.loads((home / "bundle" / "budget.json").read_text())["relu_count"] == claimed["relu_count"]
+    invoke("validate", "zoo:small", "--json", "report.json")
+    report = json.loads((home / "report.json").read_text())
+    checked = {check["name"]: check for check in report["checks"]}
+    assert checked["sites"]["passed"]  # against the entry's own weights
+    reached = load_run(resolve("small")).result.test_accuracy
+    assert checked["accuracy"]["measured"] == pytest.approx(reached, abs=1e-9)  # a share times 100, in another order
+    assert report["file"] == "zoo:small"
+
+
+def test_an_entry_claims_what_its_rounded_weights_reach(run: Path, home: Path) -> None:
+    claimed = add(run, home / "zoo" / "small").training
+    entry = load_run(home / "zoo" / "small")
+    assert entry.training == claimed
+    data = load_data("digits", val_fraction=entry.config.data.val_fraction, input_size=entry.result.input.shape[1:])
+    for split, reached in (("val", claimed.val_accuracy), ("test", claimed.test_accuracy)):
+        pixels, labels = getattr(data, f"x_{split}"), getattr(data, f"y_{split}")
+        images = (torch.as_tensor(np.asarray(pixels)).float() / 255 - entry.result.input.mean[0]) / (
+            entry.result.input.std[0]
+        )
+        with torch.no_grad():
+            right = entry.model(images).argmax(1).numpy() == labels
+        assert reached == pytest.approx(100 * right.mean(), abs=1e-9)
+
+
+def test_an_entry_holds_neither_images_nor_teacher_nor_anybody_s_folders(run: Path, all_relu: Path, home: Path) -> None:
+    for source in (run, all_relu):
+        add(source, home / "zoo" / source.name)
+        entry = home / "zoo" / source.name
+        names = {"README.md", "budget.json", "config.toml", "metrics.csv", "model.safetensors", "run.json"}
+        assert {file.name for file in entry.iterdir()} == names
+        for name in names - {"model.safetensors"}:
+            assert "somebody" not in (entry / name).read_text()
+            assert str(run.parent) not in (entry / name).read_text()
+        assert load_run(entry).config.digest() == load_run(entry).training.config_sha256
+
+
+def test_packing_rounds_weights_and_nothing_else(run: Path, home: Path) -> None:
+    add(run, home / "packed")
+    before, after = (load_file(folder / "model.safetensors") for folder in (run, home / "packed"))
     assert after["conv1.weight"].dtype == torch.float16
     for name, tensor in before.items():
         if after[name].dtype == torch.float16:
@@ -45,37 +103,70 @@ def test_packing_rounds_weights_and_nothing_else(run: Path, tmp_path: Path) -> N
     exact = [name for name in after if name.endswith((".coefficients", ".mask", ".running_var", "bn1.weight"))]
     assert exact
     assert all(torch.equal(after[name], before[name]) for name in exact)
-    assert load_run(tmp_path / "packed").model.conv1.weight.dtype == torch.float32
+    assert load_run(home / "packed").model.conv1.weight.dtype == torch.float32
 
 
-def test_where_the_data_lay_stays_at_home(run: Path, tmp_path: Path) -> None:
-    pack(run, tmp_path / "packed")
-    texts = [path.read_text() for path in (tmp_path / "packed").iterdir() if path.suffix in (".toml", ".json", ".csv")]
-    assert len(texts) == 4
-    assert not any("somebody" in text for text in texts)
-    assert load_run(tmp_path / "packed").config.digest() == load_run(run).config.digest()
+def test_an_entry_that_keeps_all_relus_is_a_teacher_and_another_is_none(run: Path, all_relu: Path, home: Path) -> None:
+    add(all_relu, home / "zoo" / "whole")
+    add(run, home / "zoo" / "small")
+    config = home / "config.toml"
+    config.write_text(tiny_config(**SHORT).to_toml())
+    invoke("train", str(config), "--teacher", "zoo:whole", "--out", "taught")
+    whole = load_run(resolve("whole"))
+    taught = load_run(home / "taught")
+    assert taught.result.teacher_test_accuracy == whole.result.test_accuracy
+    weights = taught.teacher.state_dict()
+    assert weights
+    assert all(torch.equal(weights[name], whole.model.state_dict()[name]) for name in weights)
+    done = CliRunner().invoke(main, ["train", str(config), "--teacher", "zoo:small", "--out", "not"])
+    assert done.exit_code == 2
+    assert "holds no teacher, and its own network keeps" in done.output
 
 
-def test_claims_are_replaced(run: Path, tmp_path: Path) -> None:
-    pack(run, tmp_path / "packed")
-    update_claims(tmp_path / "packed", test_accuracy=12.5)
-    assert load_run(tmp_path / "packed").training.test_accuracy == 12.5
+def test_without_the_data_a_bundle_has_drawn_samples_and_no_certificate(
+    run: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(run, home / "zoo" / "small")
+    monkeypatch.setattr("aurep.training.reading.load_data", _absent)
+    invoke("export", "zoo:small", "-o", "bundle", "--no-validate")
+    assert json.loads((home / "bundle" / "budget.json").read_text())["ranges"] is None
+    with np.load(home / "bundle" / "samples.npz") as samples:
+        assert samples["inputs"].shape[1:] == load_run(run).result.input.shape
+        assert len(samples["inputs"]) == len(samples["logits"]) > 1
+        assert samples["labels"].shape == (0,)
 
 
-def test_weights_beyond_fp16_are_refused(run: Path, tmp_path: Path) -> None:
+def _absent(*_: object, **__: object) -> None:
+    raise AurepError("the data set is not here.")
+
+
+def test_weights_beyond_fp16_are_refused_and_leave_nothing(run: Path, home: Path) -> None:
+    copy = home / "run"
+    copy.mkdir()
+    for file in run.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
     weights = load_file(run / "model.safetensors")
     weights["fc.weight"][0, 0] = 1e6
-    copy = tmp_path / "run"
-    copy.mkdir()
     save_file(weights, copy / "model.safetensors")
     with pytest.raises(AurepError, match=r"fc\.weight.*fp16"):
-        pack(copy, tmp_path / "packed")
+        add(copy, home / "zoo" / "small")
+    assert list((home / "zoo").iterdir()) == []
+    assert entries() == {}
 
 
-def test_an_absent_name_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_an_entry_is_never_overwritten(run: Path, home: Path) -> None:
+    add(run, home / "zoo" / "small")
+    with pytest.raises(AurepError, match="exists; take another name"):
+        add(run, home / "zoo" / "small")
+    done = CliRunner().invoke(main, ["zoo", "add", str(run), "../small"])
+    assert done.exit_code == 2
+    assert "leave slashes out" in done.output
+
+
+def test_an_absent_name_is_one_sentence(home: Path) -> None:
     with pytest.raises(AurepError, match=r"there is no zoo:nothing"):
         resolve("zoo:nothing")
-    done = CliRunner().invoke(main, ["export", "zoo:nothing", "-o", "bundle"])
-    assert done.exit_code == 2
-    assert done.output.startswith("aurep: there is no zoo:nothing")
+    for arguments in (("export", "zoo:nothing", "-o", "bundle"), ("validate", "zoo:nothing")):
+        done = CliRunner().invoke(main, [*arguments])
+        assert done.exit_code == 2
+        assert done.output.startswith("aurep: there is no zoo:nothing")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from aurep.cli import compare, demo, doctor, export, handoff, inspect, recipes, sharing, train, validate
+from aurep.cli import compare, demo, doctor, export, handoff, inspect, recipes, sharing, train, validate, zoo
 from aurep.errors import AurepError, Diverged, one_line
 
 
@@ -45,7 +45,7 @@ def main(debug: bool) -> None:
     """Make CNNs cheap under private inference: choose which ReLUs stay, fit polynomials, retrain, export, validate."""
 
 
-for _module in (train, export, validate, inspect, handoff, compare, recipes, doctor, demo):
+for _module in (train, export, validate, inspect, handoff, compare, recipes, zoo, doctor, demo):
     main.add_command(_module.command)
 main.add_command(sharing.push_command)
 main.add_command(sharing.pull_command)

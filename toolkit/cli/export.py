@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--target", type=click.Choice(list(TARGETS)), default="onnx", show_default=True, help="Who runs the file."
 )
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the run's data set lies.  [default: it knows]")
 @click.option("--batch", metavar="N|dynamic", help="Batch size of the file.  [default: dynamic where the target can]")
 @click.option(
     "--secret-coefficients",
@@ -45,6 +46,7 @@ def command(
     run: Path,
     bundle: Path,
     target: str,
+    data_dir: Path | None,
     batch: str | None,
     secret_coefficients: bool,
     push_constants: bool,
@@ -55,14 +57,16 @@ def command(
     from aurep.exporters import export_run
 
     options = {"secret_coefficients": secret_coefficients, "push_constants": push_constants}
-    file = export_run(run, bundle, target, batch=_batch(batch), width_multiplier=width_multiplier, **options)
+    file = export_run(
+        run, bundle, target, data_dir=data_dir, batch=_batch(batch), width_multiplier=width_multiplier, **options
+    )
     click.echo(f"wrote {file} ({file.stat().st_size:,} bytes) for target {target}")
     if not no_validate:
         from rich.console import Console
 
         from aurep.validators import render, validate
 
-        report = validate(bundle, run=run)
+        report = validate(bundle, run=run, data_dir=data_dir)
         render.to_console(report, Console(highlight=False))
         if not report.passed:
             raise click.exceptions.Exit(1)

@@ -7,13 +7,26 @@ from typing import Any
 
 import click
 
+PREFIX = "zoo:"
+
 
 class RunPath(click.Path):
     """A path, with `zoo:NAME` standing for a folder of the zoo."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, str) and value.startswith("zoo:"):
-            from aurep.zoo import resolve
+        return super().convert(from_zoo(value), param, ctx)
 
-            value = os.fspath(resolve(value))
-        return super().convert(value, param, ctx)
+
+def from_zoo(value: Any) -> Any:
+    """`value`, or where it is `zoo:NAME`, the path of that folder."""
+    if isinstance(value, str) and value.startswith(PREFIX):
+        from aurep.zoo import resolve
+
+        return os.fspath(resolve(value))
+    return value
+
+
+def source_from_zoo(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """For an option that takes a path or other text: its callback."""
+    found: str | None = from_zoo(value)
+    return found

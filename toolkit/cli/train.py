@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aurep.cli.runs import source_from_zoo
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -36,7 +38,12 @@ _SHORTCUTS = {  # option -> the configuration key it sets
 @click.option("--data", help="mnist5k, digits, cifar10, cifar100, tiny-imagenet, folder:PATH, npz:PATH or hf:NAME.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set lies, or is downloaded to.")
 @click.option("--maxpool", type=click.Choice(["max", "avg"]), help="avg swaps max-pooling, which compares as well.")
-@click.option("--teacher", metavar="SOURCE", help="Own weights: a file, a run, hf:REPO or timm:NAME; no baseline then.")
+@click.option(
+    "--teacher",
+    callback=source_from_zoo,
+    metavar="SOURCE",
+    help="Own weights: a file, a run, zoo:NAME, hf:REPO or timm:NAME; no baseline then.",
+)
 @click.option("--budget", help="ReLU elements that may stay: 12900, 12.9k, or a share such as 10%.")
 @click.option(
     "--max-sites", type=click.IntRange(min=0), metavar="K", help="Sites that ReLUs may stay at: fewer rounds."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aurep.cli.output import limits_option, progress_line, write_output
-from aurep.cli.runs import RunPath
+from aurep.cli.runs import PREFIX, RunPath
 from aurep.errors import AurepError
 from aurep.exporters.targets import TARGETS
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command("validate")
-@click.argument("path", type=click.Path(path_type=Path), metavar="BUNDLE|MODEL.ONNX")
+@click.argument("path", metavar="BUNDLE|MODEL.ONNX|zoo:NAME")
 @click.option("--run", type=RunPath(path_type=Path), help="The run it was exported from: compare with its checkpoint.")
 @click.option("--data", help="Measure the test accuracy on this data set, named as for `aurep train`.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set lies.")
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context,
     /,
-    path: Path,
+    path: str,
     json_file: str | None,
     junit_file: str | None,
     html_file: str | None,
@@ -72,6 +73,7 @@ def command(
 ) -> None:
     """Recount the ReLUs of an exported model from its graph, and measure again what it claims.
 
+    zoo:NAME is exported for that, and compared with its weights.
     Exits with 0 if every check passed, 1 if one failed, 2 on wrong usage or unreadable input.
     """
     if [json_file, junit_file, html_file].count("-") > 1:
@@ -82,11 +84,13 @@ def command(
     from aurep.validators.entry import validate
 
     try:
-        with progress_line() as progress:
-            report = validate(path, progress=progress, **options)
+        with _exported(path, options) as file, progress_line() as progress:
+            report = validate(file, progress=progress, **options)
+        if path.startswith(PREFIX):
+            report = replace(report, file=path)  # what was exported for it is gone
     except AurepError as error:
         if github:
-            click.echo(render.refusal(str(path), str(error)), nl=False)
+            click.echo(render.refusal(path, str(error)), nl=False)
         raise
     outputs = [(json_file, report.to_json), (junit_file, lambda: render.to_junit(report))]
     outputs.append((html_file, lambda: _page(report)))
@@ -99,6 +103,23 @@ def command(
     if github:
         click.echo(render.to_github(report), nl=False)
     ctx.exit(0 if report.passed else 1)
+
+
+@contextmanager
+def _exported(path: str, options: dict[str, Any]) -> Iterator[Path]:
+    """The file or bundle to look at. For zoo:NAME, `options` get its run, and its data set where that is at hand."""
+    if not path.startswith(PREFIX):
+        yield Path(path)
+        return
+    from aurep.sharing import bundle_of
+    from aurep.training.reading import read_config
+    from aurep.zoo import resolve
+
+    options["run"] = options["run"] or resolve(path)
+    if options["data_dir"] is not None:
+        options["data"] = options["data"] or read_config(resolve(path)).data.name
+    with bundle_of(path, options["data_dir"]) as bundle:
+        yield bundle
 
 
 @contextmanager

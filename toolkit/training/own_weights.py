@@ -1,6 +1,6 @@
 """A user's own trained network as the teacher: its weights found, read without pickle, and fitted to the model.
 
-RUN                 a run folder of aurep: the teacher in it
+RUN                 a run folder of aurep: the teacher in it, or its network where that keeps all of its ReLUs
 FILE.safetensors    or any file that torch.load(weights_only=True) reads a state dict from
 hf:OWNER/REPO       model.safetensors, or pytorch_model.bin, of a repository on the Hugging Face hub
 timm:NAME           what timm loads for `pretrained=True`; timm:NAME@FILE a file in its place, in the same way
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from aurep.errors import AurepError
 from aurep.models.external import preprocessing_of_timm, pretrained_timm
+from aurep.results import read_result
 from aurep.training.checkpoint import RunFolder, read_weights
 from aurep.training.config import Config, check_config
 
@@ -75,7 +76,22 @@ def _find(source: str, model: nn.Module) -> Mapping[str, Any]:
     if source.startswith("hf:"):
         return _read_file(_download(source.removeprefix("hf:")))
     path = Path(source)
-    return read_weights(RunFolder(path).teacher) if path.is_dir() else _read_file(path)
+    return _read_run(path, model) if path.is_dir() else _read_file(path)
+
+
+def _read_run(path: Path, model: nn.Module) -> Mapping[str, Any]:
+    """The teacher of the run in folder `path`; a finished run without one may itself be an all-ReLU network."""
+    folder = RunFolder(path)
+    if folder.teacher.exists() or not folder.finished:
+        return read_weights(folder.teacher)
+    result = read_result(path)
+    if result.relu_count < result.relu_total:
+        raise AurepError(
+            f"{path} holds no teacher, and its own network keeps {result.relu_count:,} of {result.relu_total:,} ReLUs; "
+            "a teacher keeps all of them."
+        )
+    weights, sites = read_weights(folder.model), tuple(f"{site.name}." for site in result.sites)
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(sites)}
 
 
 def _download(repository: str) -> Path:

@@ -6,13 +6,15 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from aurep.data import load_data
+from aurep.data import ImageData, load_data
+from aurep.data.drawn import drawn_pixels
 from aurep.errors import AurepError
 from aurep.files import sha256
 from aurep.metadata import Origin, TrainingClaim
@@ -103,29 +105,50 @@ class Run:
         )
 
     def samples(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Up to `count` test images, normalised (n, C, H, W) float32, and their labels (n,)."""
-        with np.load(self.folder.samples, allow_pickle=False) as stored:
-            images, labels = stored["images"][:count], stored["labels"][:count]
+        """Up to `count` test images, normalised (n, C, H, W) float32, and their labels (n,).
+
+        Where the run brings none, as in the zoo, they are taken from its data set; where that is not at hand, images
+        are drawn at random, and there are no labels, (0,).
+        """
+        if self.folder.samples.is_file():
+            with np.load(self.folder.samples, allow_pickle=False) as stored:
+                images, labels = stored["images"][:count], stored["labels"][:count]
+        else:
+            images, labels = self._test_images(count)
         return self._normalised(images), labels.astype(np.int64)
 
-    def calibration(self, count: int) -> tuple[NDArray[np.float32], str]:
-        """Up to `count` training images, normalised, and what they are; samples where the data set is not at hand."""
-        data, claim = self.config.data, self.result.input
+    def _test_images(self, count: int) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         with suppress(AurepError):
-            images = load_data(
-                data.name,
-                data.dir,
-                val_fraction=data.val_fraction,
-                input_size=claim.shape[1:],
-                interpolation=claim.interpolation,
-                crop_pct=claim.crop_pct,
-                mean=claim.mean,
-                std=claim.std,
-                stream="yes",
-                download=False,
-            )
-            return self._normalised(images.x_train[:count]), f"training images of {data.name}"
-        return self.samples(count)[0], "samples"
+            data = self.images()
+            return data.x_test[:count], data.y_test[:count]
+        pixels = 255 * drawn_pixels(np.random.default_rng(0), (count, *self.result.input.shape))
+        return np.round(pixels).astype(np.uint8), np.zeros(0)
+
+    def images(self) -> ImageData:
+        """The data set it was trained on, made as the run made it. Raises AurepError where that is not at hand."""
+        data, claim = self.config.data, self.result.input
+        return load_data(
+            data.name,
+            data.dir,
+            val_fraction=data.val_fraction,
+            input_size=claim.shape[1:],
+            interpolation=claim.interpolation,
+            crop_pct=claim.crop_pct,
+            mean=claim.mean,
+            std=claim.std,
+            stream="yes",
+            download=False,
+        )
+
+    def calibration(self, count: int) -> tuple[NDArray[np.float32], str]:
+        """Up to `count` training images, normalised, and what they are; samples where the data set is not at hand.
+
+        Never images that were drawn at random: of real ones their ranges say nothing.
+        """
+        with suppress(AurepError):
+            return self._normalised(self.images().x_train[:count]), f"training images of {self.config.data.name}"
+        images, labels = self.samples(count)
+        return images[: len(labels)], "samples"
 
     def _normalised(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         claim = self.result.input
@@ -138,11 +161,14 @@ class Run:
         return prepare_student(self.config, network, self.example_input) if prepared else network
 
 
-def load_run(path: str | os.PathLike[str]) -> Run:
-    """Read the finished run in folder `path`.
+def load_run(path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None) -> Run:
+    """Read the finished run in folder `path`, whose data set lies in `data_dir` now, if not where it found it.
 
     Raises:
         AurepError: not a run folder, or a run that has not finished.
     """
     config, folder = read_config(path), RunFolder(path)
+    if data_dir is not None:
+        lies = {"dir": os.path.abspath(os.path.expanduser(data_dir))}
+        config = config.model_copy(update={"data": config.data.model_copy(update=lies)})
     return Run(folder, config, read_result(folder.path))

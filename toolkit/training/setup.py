@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import warnings
 from typing import Any
 
 import torch
@@ -29,13 +30,15 @@ def make_fabric(config: Config) -> Fabric:
     # As a plugin, since Fabric prints a line of its own where it is told a precision by name.
     mixed = _MIXED.get(config.train.precision)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    fabric = Fabric(
-        accelerator=device,
-        devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-        num_nodes=processes // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-        strategy="ddp" if processes > 1 else "auto",
-        plugins=MixedPrecision(mixed, device) if mixed else None,
-    )
+    with warnings.catch_warnings():  # it advises srun wherever Slurm is installed; torchrun and submitit start ours
+        warnings.filterwarnings("ignore", "The `srun` command is available")
+        fabric = Fabric(
+            accelerator=device,
+            devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+            num_nodes=processes // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+            strategy="ddp" if processes > 1 else "auto",
+            plugins=MixedPrecision(mixed, device) if mixed else None,
+        )
     fabric.launch()
     if processes > 1:
         atexit.register(_leave_group)
