@@ -23,6 +23,7 @@ _DEVIATIONS = 3.0
 _LEAST_SHARE = 0.1  # of the teacher's gain over chance
 _LEAST_STEPS = 100  # running statistics follow within some tens of steps, and rates are still warming up
 _GROWN = 1e3  # times what a site's inputs were: no network without normalised powers comes back from there
+_HUGE = 2.0**16  # an input of which fp32 holds no more than 7 bits below one
 
 
 class LargestInputs:
@@ -84,6 +85,18 @@ class Standard:
         if self.accuracy <= self.chance + 2 * self.noise:
             return False  # a teacher near chance is no measure
         return accuracy <= self.chance + max(self.noise, _LEAST_SHARE * (self.accuracy - self.chance))
+
+    @property
+    def warning(self) -> str | None:
+        """Of a network whose own inputs in evaluation are beyond all measure: the sentence, with the first such site."""
+        huge = next((name for name, value in self.inputs.items() if value >= _HUGE), None)
+        if huge is None:
+            return None
+        return (
+            f"in evaluation the teacher's own inputs of {huge} reach {self.inputs[huge]:.3g}. Polynomials fitted there "
+            "have constants as large, which round like steps: `aurep validate` refuses such a file. Often the running "
+            "statistics of the batch norms have not followed the weights; lower baseline.lr or raise baseline.epochs."
+        )
 
     def exploded(self, inputs: dict[str, float]) -> bool:
         """Whether a site's inputs have grown a thousandfold."""

@@ -100,6 +100,8 @@ class Pipeline:
         self.progress.say("   sites: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
         add_narrower(student, self.example.to(self.fabric.device), self.config.search.width_multipliers)
         held_to = self._standard(student)
+        if held_to.warning:
+            self.progress.say(f"Warning: {held_to.warning}")
         if begun > 0 and weights is not None:
             normalise_like(student, weights)
             load_weights(student, weights, self.folder.weights)

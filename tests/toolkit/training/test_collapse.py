@@ -57,6 +57,24 @@ def test_exploded_is_a_thousand_times_the_inputs_of_before() -> None:
     assert not TEACHER.exploded({"a": 4999.0, "b": 900.0})  # b's were under 1: held against that
 
 
+def test_a_teacher_whose_own_inputs_are_huge_is_warned_of() -> None:
+    assert TEACHER.warning is None
+    huge = Standard(accuracy=10.0, chance=10.0, images=5000, inputs={"a": 65535.0, "b": 1e5, "c": float("inf")})
+    assert huge.warning is not None
+    assert "inputs of b reach 1e+05" in huge.warning
+    assert "baseline.lr" in huge.warning
+
+
+def test_a_run_whose_teacher_explodes_in_evaluation_says_so(tmp_path: Path) -> None:
+    """A rate that throws the weights about while the running statistics stand still."""
+    arguments = ["train", "--data", "digits", "--budget", "10%", "--out", str(tmp_path / "run"), "--device", "cpu"]
+    settings = ["model.width=2", "train.precision=fp32", "train.batch_size=256", "baseline.epochs=1", "baseline.lr=1e3"]
+    settings += ["search.method=random", "search.epochs=0", "finetune.epochs=0"]
+    outcome = CliRunner().invoke(main, [*arguments, *(f for s in settings for f in ("--set", s))])
+    assert outcome.exit_code == 0, outcome.output
+    assert "Warning: in evaluation the teacher's own inputs of" in outcome.output
+
+
 def test_largest_inputs_are_those_that_the_sites_saw() -> None:
     network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU())
     student = aurep.prepare(network, torch.zeros(1, 3)).eval()
