@@ -129,9 +129,12 @@ def _run(works: dict[str, Work], executor: submitit.AutoExecutor, console: Conso
     """Submit each of `works` that no earlier job still does, and wait for all."""
     if not works:
         return
+    from aurep.training.slurm_queue import follow
+
     ledger = Path(executor.folder) / "submitted.json"
     submitted: dict[str, str] = json.loads(ledger.read_text()) if ledger.exists() else {}
-    jobs = {name: executor._executor.job_class(executor.folder, submitted[name]) for name in works if name in submitted}
+    job_class = executor._executor.job_class
+    jobs = {name: follow(job_class(executor.folder, submitted[name])) for name in works if name in submitted}
     jobs = {name: job for name, job in jobs.items() if not job.done()}
     new = [name for name in works if name not in jobs]
     if console is not None:
@@ -139,7 +142,7 @@ def _run(works: dict[str, Work], executor: submitit.AutoExecutor, console: Conso
     if new:
         with _refusals(), executor.batch():
             fresh = [executor.submit(works[name]) for name in new]
-        jobs.update(zip(new, fresh, strict=True))
+        jobs.update(zip(new, map(follow, fresh), strict=True))
         write_text(ledger, json.dumps(submitted | {name: job.job_id for name, job in jobs.items()}, indent=2) + "\n")
     _wait(jobs, console)
     failed = {name: job for name, job in jobs.items() if not works[name].done}

@@ -56,6 +56,7 @@ class ClusterOptions(BaseModel):
             "timeout_min": self.minutes,
             "gpus_per_node": self.gpus,
             "cpus_per_task": self.cpus,
+            "slurm_srun_args": [f"--cpus-per-task={self.cpus}"],  # Slurm 22.05 to 23.02: srun does not take the job's
             "slurm_partition": self.partition,
             "slurm_mem": self.mem,
             "slurm_array_parallelism": self.parallel,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
-import warnings
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from torch import Tensor, nn
 
 from aurep.data import ImageData, load_data
@@ -30,15 +30,15 @@ def make_fabric(config: Config) -> Fabric:
     # As a plugin, since Fabric prints a line of its own where it is told a precision by name.
     mixed = _MIXED.get(config.train.precision)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    with warnings.catch_warnings():  # it advises srun wherever Slurm is installed; torchrun and submitit start ours
-        warnings.filterwarnings("ignore", "The `srun` command is available")
-        fabric = Fabric(
-            accelerator=device,
-            devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-            num_nodes=processes // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-            strategy="ddp" if processes > 1 else "auto",
-            plugins=MixedPrecision(mixed, device) if mixed else None,
-        )
+    # Said here: Fabric takes a Slurm job's tasks for a group's processes, and asks for srun where there is one.
+    environment = TorchElasticEnvironment() if processes > 1 else LightningEnvironment()
+    fabric = Fabric(
+        accelerator=device,
+        devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        num_nodes=processes // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        strategy="ddp" if processes > 1 else "auto",
+        plugins=[environment, *([MixedPrecision(mixed, device)] if mixed else [])],
+    )
     fabric.launch()
     if processes > 1:
         atexit.register(_leave_group)

@@ -100,7 +100,8 @@ def test_a_preempted_job_is_requeued_and_ends_where_it_would_have(tmp_path: Path
 def test_slurm_gets_arrays_with_the_options_and_its_jobs_their_elements(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands = {"sbatch": _SBATCH.format(python=sys.executable), "srun": _SRUN, "sacct": "#!/bin/sh\n"}
+    queue = "#!/bin/sh\nprintf '1|RUNNING\\n2_0|RUNNING\\n2_1|PENDING\\n'\n"
+    commands = {"sbatch": _SBATCH.format(python=sys.executable), "srun": _SRUN, "squeue": queue}
     for name, text in commands.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -113,11 +114,11 @@ def test_slurm_gets_arrays_with_the_options_and_its_jobs_their_elements(
     for script in (teacher, cells):
         assert asked <= {line.removeprefix("#SBATCH ") for line in script.splitlines()}
         assert "\ntrue\n" in script
+        assert "--cpus-per-task=4 " in script.splitlines()[-1]  # srun's own
     assert "--array" not in teacher
     assert "#SBATCH --array=0-1%1" in cells
 
 
-@pytest.mark.filterwarnings("ignore:The `srun` command is available")  # Lightning's, of a process on a login node
 def test_jobs_in_flight_are_waited_for_not_submitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A launcher that was killed and started again finds its array's elements by their ids."""
     (tmp_path / "sbatch").write_text("#!/bin/sh\necho must not be called >&2\nexit 1\n")
@@ -127,9 +128,8 @@ def test_jobs_in_flight_are_waited_for_not_submitted_again(tmp_path: Path, monke
     config = cell_config(tiny_config(**SHORT), cell)
     (root / "jobs").mkdir(parents=True)
     (root / "jobs/submitted.json").write_text('{"baseline-s0": "7", "random-0-s0": "8"}')
-    sacct = "#!/bin/sh\nprintf 'JobID|State|NodeList\\n7|RUNNING|a\\n8|RUNNING|a\\n'\n"
-    (tmp_path / "sacct").write_text(sacct)
-    for name in ("sbatch", "srun", "sacct"):
+    (tmp_path / "squeue").write_text("#!/bin/sh\nprintf '7|RUNNING\\n8|PENDING\\n'\n")
+    for name in ("sbatch", "srun", "squeue"):
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     elsewhere = threading.Thread(target=_elements, args=(cell, config, root))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from rich.console import Console
 
 import aurep
@@ -70,7 +71,7 @@ def test_a_forecast_leaves_networks_and_random_numbers_alone_and_counts_what_a_s
     before = [{name: value.clone() for name, value in m.state_dict().items()} for m in (plain, student)]
     batches = [torch.randn(images, 3, 16, 16) for images in (4, 16, 64)]
     state = torch.get_rng_state()
-    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=LightningEnvironment())
     few, more, many = (forecast(plain, student, x, fabric, TrainConfig()) for x in batches)
     assert all(seconds > 0 for seconds in few.seconds.values())
     # What is saved for backward grows with the batch; parameters, masks and the like do not.

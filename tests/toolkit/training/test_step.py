@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
 from aurep import fit_polynomials, prepare
@@ -43,7 +44,7 @@ def stepped(parts: int, y: Tensor, method: str) -> tuple[nn.Module, Tensor, Any]
     config = SearchConfig(method=method, optimizer="sgd", clip_norm=1.0)
     policy = policy_class(method)(hybrid_sites(model), 100, check_options(method, {}), 3, steps=2)
     policy.start()
-    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=LightningEnvironment())
     optimizer = torch.optim.SGD([{"params": list(model.parameters())}], lr=0.1)
     wrapped, optimizer = fabric.setup(model, optimizer)
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
