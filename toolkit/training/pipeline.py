@@ -91,6 +91,10 @@ class Pipeline:
 
     def run(self, resume: bool) -> RunResult:
         engine, weights, state = self._engine(resume)
+        with engine.trackers:
+            return self._run(engine, weights, state)
+
+    def _run(self, engine: Engine, weights: dict[str, Tensor] | None, state: dict[str, Any] | None) -> RunResult:
         begun = PHASES.index(state["phase"]) if state else 0
         self._announce(begun, state)
         teacher = self._baseline(engine, weights if begun == 0 else None, state if begun == 0 else None)
@@ -148,7 +152,8 @@ class Pipeline:
     def run_baseline(self) -> None:
         """Train the teacher only, from its checkpoint where there is one."""
         engine, weights, state = self._engine(resume=True)
-        self._baseline(engine, weights, state)
+        with engine.trackers:
+            self._baseline(engine, weights, state)
 
     def _engine(self, resume: bool) -> tuple[Engine, dict[str, Tensor] | None, dict[str, Any] | None]:
         """The engine, with the checkpoint's weights and state where there is one to go on from."""
@@ -316,7 +321,7 @@ class Pipeline:
         )
         if self.fabric.is_global_zero:
             write_run(self.folder, self.config, self.data, student, engine.rows, result)
-        engine.trackers.finish(engine.rows, result)
+        engine.trackers.results(engine.rows, result)
         self.fabric.barrier()
         return result
 

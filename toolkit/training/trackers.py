@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
 
 from aurep.errors import AurepError
 from aurep.files import write_text
@@ -27,8 +28,8 @@ class Tracker(Protocol):
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Numbers by name, at `step`."""
 
-    def close(self) -> None:
-        """Everything is written."""
+    def close(self, ended: bool) -> None:
+        """Everything is written; the run has `ended`, or was stopped or failed."""
 
 
 def scalars(row: EpochRow) -> dict[str, float]:
@@ -50,7 +51,7 @@ def results(result: RunResult) -> dict[str, float]:
 
 
 class Trackers:
-    """All trackers of a run.
+    """All trackers of a run; as a context, closed when it is left, however it is left.
 
     Args:
         names: of `train.log`; "csv" is metrics.csv, which every run has.
@@ -62,21 +63,40 @@ class Trackers:
     """
 
     def __init__(self, names: Sequence[Name], folder: Path, config: Config) -> None:
-        self._all = [_OPENERS[name](folder, config) for name in names if name != "csv"]
+        self._all: list[Tracker] = []
+        for name in names:
+            if name != "csv":
+                self._all.append(self._opened(name, folder, config))
+
+    def _opened(self, name: str, folder: Path, config: Config) -> Tracker:
+        try:
+            return _OPENERS[name](folder, config)
+        except Exception as error:  # each library raises its own, for want of a login, a server, a disk
+            self._close(ended=False)
+            if isinstance(error, AurepError):
+                raise
+            said = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+            raise AurepError(f"train.log names {name}, which refuses: {said} Mend that, or leave it out.") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._close(ended=kind is None)
 
     def epoch(self, rows: Sequence[EpochRow]) -> None:
         """The last of `rows` is new."""
         for tracker in self._all:
             tracker.log(scalars(rows[-1]), len(rows))
 
-    def finish(self, rows: Sequence[EpochRow], result: RunResult) -> None:
+    def results(self, rows: Sequence[EpochRow], result: RunResult) -> None:
+        """What the run of all `rows` ended with."""
         for tracker in self._all:
             tracker.log(results(result), len(rows))
-        self.close()
 
-    def close(self) -> None:
+    def _close(self, ended: bool) -> None:
         for tracker in self._all:
-            tracker.close()
+            tracker.close(ended)
         self._all = []
 
 
@@ -101,8 +121,8 @@ class _TensorBoard:
         self._logger.log_metrics(dict(values), step)
         self._logger.save()
 
-    def close(self) -> None:
-        self._logger.finalize("success")
+    def close(self, ended: bool) -> None:
+        self._logger.finalize("success" if ended else "aborted")
 
 
 class _WandB:
@@ -113,15 +133,21 @@ class _WandB:
         fields = config.model_dump(mode="json", exclude_none=True)
         known = _known(folder / "wandb.run")
         self._run = wandb.init(
-            project="aurep", name=folder.name, dir=str(folder), id=known, resume="allow", config=fields
+            project="aurep",
+            name=folder.name,
+            dir=str(folder),
+            id=known,
+            resume="allow",
+            config=fields,
+            reinit="create_new",  # else wandb hands out a run of this process that is still open
         )
         write_text(folder / "wandb.run", str(self._run.id))
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step)
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, ended: bool) -> None:
+        self._run.finish(exit_code=0 if ended else 1)
 
 
 class _MLflow:
@@ -138,14 +164,15 @@ class _MLflow:
             write_text(folder / "mlflow.run", known)
             for key, value in _flat(config.model_dump(mode="json", exclude_none=True)).items():
                 self._client.log_param(known, key, value)
+        self._client.update_run(known, status="RUNNING")  # one that was stopped goes on
         self._id = known
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         for key, value in values.items():
             self._client.log_metric(self._id, key, value, step=step)
 
-    def close(self) -> None:
-        self._client.set_terminated(self._id)
+    def close(self, ended: bool) -> None:
+        self._client.set_terminated(self._id, "FINISHED" if ended else "KILLED")
 
 
 def _known(path: Path) -> str | None:
