@@ -88,7 +88,7 @@ class Standard:
 
     @property
     def warning(self) -> str | None:
-        """Of a network whose own inputs in evaluation are beyond all measure: the sentence, with the first such site."""
+        """Of a network whose own inputs in evaluation are beyond all measure: a sentence, with the first such site."""
         huge = next((name for name, value in self.inputs.items() if value >= _HUGE), None)
         if huge is None:
             return None

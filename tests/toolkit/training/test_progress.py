@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from rich.console import Console
 
 import aurep
