@@ -19,7 +19,7 @@ A protocol's bytes are a linear function of these counts, with the coefficients 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -29,10 +29,9 @@ import onnx
 from aurep.frameworks import FRAMEWORKS, Protocol
 from aurep.frameworks.framework import Unit
 from aurep.operators import LINEAR, PRODUCTS, depth, operators
-from aurep.validators.graph.batch import UNFIXED, fixed_batch, walk_at
+from aurep.validators.graph.batch import Walks
 from aurep.validators.graph.call import Call
 from aurep.validators.graph.facts import Fact, site_name
-from aurep.validators.graph.walk import Visit
 
 _AVERAGES = operators("AveragePool GlobalAveragePool ReduceMean")
 Counts = Counter[Unit]
@@ -58,37 +57,38 @@ class Work:
         return sum((counts for _, counts in self.nodes), Counts())
 
 
-def count_work(model: onnx.ModelProto) -> Work:
+def count_work(given: onnx.ModelProto | Walks) -> Work:
     """Raises UncountableError."""
-    batch = fixed_batch(model) or UNFIXED
-    walk, _ = walk_at(model, batch)
-    stored = {tensor.name for tensor in model.graph.initializer}
+    walks = Walks.of(given)
+    graph, at = walks.model.graph, walks.at
+    stored = {tensor.name for tensor in graph.initializer}
     nodes = []
     products, compared = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
-    for visit in walk.visits:
-        outermost = visit.outermost
-        inside = visit.call.node is not outermost
-        work = _of_visit(visit, () if inside else stored)
-        shares: Counts = Counter({key: n if key == "weights" else n // batch for key, n in work.items()})
-        if any(shares.values()):
-            nodes.append((site_name(outermost), +shares))
-        products[tuple(outermost.output)] += visit.call.node.op_type in PRODUCTS
-        compared[tuple(outermost.output)] += visit.compared > 0
+    known: dict[tuple[int, tuple[bool, ...]], Counts] = {}
+    for visit in walks.walk().visits:
+        node, outermost, found = visit.node, visit.outermost, visit.found
+        secret = () if node is not outermost else tuple(name in stored for name in node.input)
+        key = id(found), secret
+        if key not in known:
+            counts = _of_call(visit.call(at), found.elements[at], secret)
+            known[key] = +Counts({key: n if key == "weights" else n // walks.batch for key, n in counts.items()})
+        if known[key]:
+            nodes.append((site_name(outermost), known[key]))
+        if node.op_type in PRODUCTS:
+            products[tuple(outermost.output)] += 1
+        if found.elements[at]:
+            compared[tuple(outermost.output)] += 1
     return Work(
         tuple(nodes),
-        depth(model.graph, lambda node: products[tuple(node.output)]),
-        depth(model.graph, lambda node: compared[tuple(node.output)]),
+        depth(graph, lambda node: products[tuple(node.output)]),
+        depth(graph, lambda node: compared[tuple(node.output)]),
     )
 
 
-def _of_visit(visit: Visit, stored: Container[str]) -> Counts:
-    if visit.compared or not visit.call.outputs:
-        return Counts({"compared": visit.compared})
-    return _multiplied(visit.call, stored)
-
-
-def _multiplied(call: Call, stored: Container[str]) -> Counts:
-    """`stored`: names that stand for initializers where the call is."""
+def _of_call(call: Call, compared: int, stored: Sequence[bool]) -> Counts:
+    """`stored`: per input whether it is an initializer; none where the call is not the main graph's."""
+    if compared or not call.outputs:
+        return Counts({"compared": compared})
     node, elements = call.node, call.outputs[0].elements or 0
     if node.op_type in LINEAR:
         return _linear(call, call.outputs[0])
@@ -97,8 +97,8 @@ def _multiplied(call: Call, stored: Container[str]) -> Counts:
     if node.op_type == "Mul" and not any(fact is not None and fact.constant for fact in call.inputs):
         return Counts({"products": elements})
     if node.op_type == "Mul":
-        factors = zip(node.input, call.inputs, strict=True)
-        secret = [fact.elements or 0 for name, fact in factors if fact is not None and name in stored]
+        factors = zip(stored, call.inputs, strict=False)
+        secret = [fact.elements or 0 for is_stored, fact in factors if fact is not None and is_stored]
         return Counts({"scalings": elements, "stored": elements + sum(secret) if secret else 0})
     return Counts({"scalings": elements} if node.op_type in _AVERAGES else {})
 

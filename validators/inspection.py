@@ -11,6 +11,7 @@ from aurep.results import read_result, result_file
 from aurep.validators.checks.places import relu_sites
 from aurep.validators.estimate import count_work, estimate
 from aurep.validators.files.reading import MODEL_FILE, read
+from aurep.validators.graph.batch import Walks
 from aurep.validators.graph.facts import UncountableError
 from aurep.validators.outlook import outlook
 from aurep.validators.relu_count import count
@@ -87,16 +88,17 @@ def _inspect_run(folder: Path) -> Inspection:
 
 def _inspect_model(path: Path) -> Inspection:
     artefact = read(path)
-    recovered = recover_sites(artefact.model)
+    walks = Walks(artefact.model)
+    recovered = recover_sites(walks)
     budget = artefact.metadata.relu_budget if artefact.metadata is not None else None
     try:
-        counted = count(artefact.model, pointwise(recovered))
+        counted = count(walks, pointwise(recovered))
     except UncountableError as error:
         rows = site_rows(recovered, artefact.metadata, {})
         return Inspection(str(artefact.file), None, None, budget, rows, _squared(rows), problem=str(error))
     rows = site_rows(recovered, artefact.metadata, counted.by_site)
     total = sum(row["elements"] for row in rows)
-    work = count_work(artefact.model)
+    work = count_work(walks)
     counts = {str(unit): count for unit, count in work.counts.items()}
     return Inspection(
         file=str(artefact.file),

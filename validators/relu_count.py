@@ -10,10 +10,9 @@ it too and no operator may mix its images; otherwise the whole batch counts as o
 
 from __future__ import annotations
 
-import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, Self
@@ -21,12 +20,11 @@ from typing import Any, Self
 import onnx
 
 from aurep.validators.files.reading import read
-from aurep.validators.graph.batch import fixed_batch, walk_at
-from aurep.validators.graph.facts import Fact, UncountableError
+from aurep.validators.graph.alike import Tensor
+from aurep.validators.graph.batch import Walks
+from aurep.validators.graph.facts import OUT_OF_PROPORTION, Fact, UncountableError, site_name
 from aurep.validators.graph.walk import Walk
 from aurep.validators.sites.recovery import pointwise_sites
-
-UNHEARD_OF = 2**30  # images: no batch is as large; below twice that, 2^31 - 1 still says "to the end" of a slice
 
 
 @dataclass(frozen=True)
@@ -80,43 +78,38 @@ class ReluCount:
 
 def count_relus(path: str | Path) -> ReluCount:
     """`entry.count_relus` in this process."""
-    model = read(path).model
-    return count(model, pointwise_sites(model))
+    walks = Walks(read(path).model)
+    return count(walks, pointwise_sites(walks))
 
 
-def count(model: onnx.ModelProto, pointwise: Mapping[str, str] | None = None) -> ReluCount:
+def count(given: onnx.ModelProto | Walks, pointwise: Mapping[str, str] | None = None) -> ReluCount:
     """`count_relus` of a parsed model; `pointwise`: see `Walk`."""
-    batch = fixed_batch(model)
-    if batch is not None:
-        walk, found = walk_at(model, batch, pointwise)
-        shared = walk.rows and (_output(model, found).shape or (0,))[0] == batch
-        return _per_image(walk, batch if shared else 1, batch)
-    sizes = (1, 2, 3, 4 + secrets.randbelow(60), UNHEARD_OF + secrets.randbelow(UNHEARD_OF))
-    walks = [_walk(model, size, pointwise) for size in sizes]
-    _check_affine([walk.tensors for walk in walks], sizes)
-    for size, other in zip(sizes, walks, strict=True):
-        if other.comparisons != [replace(entry, elements=entry.elements * size) for entry in walks[0].comparisons]:
-            raise UncountableError(_OUT_OF_PROPORTION.format("the number of comparisons"))
-    return _per_image(walks[0], 1, None)
+    walks = Walks.of(given)
+    walk = walks.walk(pointwise)
+    if walks.fixed is not None:
+        rows = all(fact.rows or fact.constant for tensor in walk.tensors for fact in tensor.facts)
+        shared = rows and (_output(walk).facts[0].shape or (0,))[0] == walks.fixed
+        return _per_image(walk, walks.fixed if shared else 1, walks.fixed)
+    _check_output(walk, walks.batches)
+    for tensor in walk.tensors:
+        _check_affine(tensor.facts, walks.batches)
+    for visit in walk.visits:
+        elements = visit.found.elements
+        if any(elements) and elements != tuple(elements[0] * size for size in walks.batches):
+            raise UncountableError(OUT_OF_PROPORTION.format("the number of comparisons"))
+    return _per_image(walk, 1, None)
 
 
-_OUT_OF_PROPORTION = (
-    "{} does not grow in proportion to the batch, so a count per image has no meaning; export with a fixed batch, or "
-    "without operators that select or mix images."
-)
-
-
-def _check_affine(tensors: Sequence[Sequence[Fact]], sizes: Sequence[int]) -> None:
+def _check_affine(facts: Sequence[Fact], sizes: Sequence[int]) -> None:
     """Dimensions, and numbers made of the batch, must be affine in it; elements of computed tensors, multiples."""
-    for facts in zip(*tensors, strict=True):
-        same_kind = len({(fact.shape is None, fact.batched and fact.data is not None) for fact in facts}) == 1
-        shapes = [list(fact.shape or ()) for fact in facts]
-        numbers = [fact.data.reshape(-1).tolist() if fact.batched and fact.data is not None else [] for fact in facts]
-        if not (same_kind and _is_affine(shapes, sizes) and _is_affine(numbers, sizes)):
-            raise UncountableError(_OUT_OF_PROPORTION.format("the size of a tensor"))
-        elements = [prod(dim for dim in shape if dim) for shape in shapes]
-        if not facts[0].constant and shapes[0] and elements != [elements[0] * size for size in sizes]:
-            raise UncountableError(_OUT_OF_PROPORTION.format("the size of a tensor"))
+    same_kind = len({(fact.shape is None, fact.batched and fact.data is not None) for fact in facts}) == 1
+    shapes = [list(fact.shape or ()) for fact in facts]
+    numbers = [fact.data.reshape(-1).tolist() if fact.batched and fact.data is not None else [] for fact in facts]
+    affine = same_kind and _is_affine(shapes, sizes) and _is_affine(numbers, sizes)
+    elements = [prod(dim for dim in shape if dim) for shape in shapes]
+    grown = facts[0].constant or not shapes[0] or elements == [elements[0] * size for size in sizes]
+    if not (affine and grown):
+        raise UncountableError(OUT_OF_PROPORTION.format("the size of a tensor"))
 
 
 def _is_affine(values: Sequence[Sequence[int]], sizes: Sequence[int]) -> bool:
@@ -127,23 +120,21 @@ def _is_affine(values: Sequence[Sequence[int]], sizes: Sequence[int]) -> bool:
     return all(list(row) == [a + step * (n - 1) for a, step in steps] for row, n in zip(values, sizes, strict=True))
 
 
-def _walk(model: onnx.ModelProto, batch: int, pointwise: Mapping[str, str] | None) -> Walk:
+def _check_output(walk: Walk, batches: Sequence[int]) -> None:
     """The batch must be there at the end, or one image's work would count as a batch's."""
-    walk, found = walk_at(model, batch, pointwise)
-    shape = _output(model, found).shape
-    if not shape or shape[0] != batch:
-        raise UncountableError(
-            f"the input holds a batch of {batch} images but the output's shape is {shape}, so a count per image has no "
-            "meaning; export with one output row an image."
-        )
-    return walk
+    for batch, fact in zip(batches, _output(walk).facts, strict=True):
+        if not fact.shape or fact.shape[0] != batch:
+            raise UncountableError(
+                f"the input holds a batch of {batch} images but the output's shape is {fact.shape}, so a count per "
+                "image has no meaning; export with one output row an image."
+            )
 
 
-def _output(model: onnx.ModelProto, found: Mapping[str, Fact]) -> Fact:
-    name = model.graph.output[0].name
-    if name not in found:
+def _output(walk: Walk) -> Tensor:
+    name = walk.model.graph.output[0].name
+    if name not in walk.found:
         raise UncountableError(f"the graph never computes its output {name!r}; export the model again.")
-    return found[name]
+    return walk.found[name]
 
 
 def _per_image(walk: Walk, divisor: int, batch: int | None) -> ReluCount:
@@ -151,16 +142,18 @@ def _per_image(walk: Walk, divisor: int, batch: int | None) -> ReluCount:
     sites: Counter[str] = Counter()
     nodes: Counter[str] = Counter()
     poolings: Counter[str] = Counter()
-    names = {node.output[0]: node.name for node in walk.model.graph.node if node.output}
     places: Counter[str] = Counter()
-    for entry in walk.comparisons:
-        types[entry.op_type] += entry.elements
-        if entry.pooling:
-            poolings[names[entry.node] or entry.node] += entry.elements
+    for visit in walk.visits:
+        elements, outermost = visit.found.elements[0], visit.outermost
+        if not elements:
+            continue
+        types[visit.node.op_type] += elements
+        if visit.found.pooling:
+            poolings[outermost.name or outermost.output[0]] += elements
         else:
-            sites[entry.site] += entry.elements
-            nodes[entry.node] += entry.elements
-            places[entry.node] += 1
+            sites[site_name(outermost)] += elements
+            nodes[outermost.output[0]] += elements
+            places[outermost.output[0]] += 1
     if any(elements % divisor for elements in (*types.values(), *nodes.values(), *poolings.values())):
         raise UncountableError(
             f"the comparisons do not divide by the batch of {divisor}, so a count per image has no meaning; "
@@ -174,6 +167,6 @@ def _per_image(walk: Walk, divisor: int, batch: int | None) -> ReluCount:
         {name: elements // divisor for name, elements in nodes.items()},
         dict(places),
         {op: elements // divisor for op, elements in sorted(types.items())},
-        walk.largest,
+        max((tensor.facts[0].elements or 0 for tensor in walk.tensors), default=0),
         batch,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from aurep.errors import AurepError
 from aurep.validators.graph.batch import fixed_batch
+from aurep.validators.graph.parts import parts_of
 from aurep.validators.stages import stage
 
 PROVIDERS = ("auto", "cpu", "cuda")
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _FATAL_ONLY = 4
-REWRITTEN = 10_000  # nodes: the time that ONNX Runtime's rewriting takes grows with their square
+REWRITTEN = 10_000  # nodes: what ONNX Runtime takes to load and rewrite more grows with their square
+PART = 4_000  # nodes that are loaded at once, and not rewritten, of a graph of more than those
 BATCH = 64  # images at a time where the batch is dynamic
 
 
@@ -47,8 +49,7 @@ class Session:
         if provider not in PROVIDERS:
             raise AurepError(f"provider {provider!r} is unknown; choose one of {', '.join(PROVIDERS)}.")
         with stage("while loading the graph"):
-            rewrite = len(model.graph.node) <= REWRITTEN
-            self._session, self.provider = _open(model.SerializeToString(), provider, rewrite)
+            self._session, self.provider = _open(model, provider)
         self.batch = fixed_batch(model)
         self.rows = self.batch or BATCH
         inputs = self._session.get_inputs()
@@ -85,15 +86,15 @@ class Session:
                 raise CannotRunError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from None
 
 
-def _open(data: bytes, provider: str, rewrite: bool) -> tuple[Any, str]:
+def _open(model: onnx.ModelProto, provider: str) -> tuple[Any, str]:
     if provider == "cpu":
-        return _session(data, [_CPU], False, rewrite), "cpu"
+        return _load(model, [_CPU]), "cpu"
     reason = "this build of ONNX Runtime has no CUDA provider"
     if _CUDA in ort.get_available_providers():
         try:
             if provider == "auto" and not _has_cuda():
-                return _session(data, [_CPU], False, rewrite), "cpu"
-            session = _session(data, [(_CUDA, {"use_tf32": "0"})], True, rewrite)
+                return _load(model, [_CPU]), "cpu"
+            session = _load(model, [(_CUDA, {"use_tf32": "0"})], strict=True)
             if session.get_providers()[:1] == [_CUDA]:
                 return session, "cuda"
             reason = f"the session fell back to {', '.join(session.get_providers())}"
@@ -104,7 +105,7 @@ def _open(data: bytes, provider: str, rewrite: bool) -> tuple[Any, str]:
             f"--provider cuda was asked for, but the model does not run on CUDA: {reason} Install the CUDA and cuDNN "
             "versions that onnxruntime-gpu needs, or use --provider cpu."
         )
-    return _session(data, [_CPU], False, rewrite), "cpu"
+    return _load(model, [_CPU]), "cpu"
 
 
 @cache
@@ -114,10 +115,16 @@ def _has_cuda() -> bool:
     result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "probe", [value], [result])
     probe = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    return bool(_session(probe.SerializeToString(), [_CUDA], False, True).get_providers()[:1] == [_CUDA])
+    return bool(_load(probe, [_CUDA]).get_providers()[:1] == [_CUDA])
 
 
-def _session(data: bytes, providers: list[Any], strict: bool, rewrite: bool) -> Any:
+def _load(model: onnx.ModelProto, providers: list[Any], strict: bool = False) -> Any:
+    if len(model.graph.node) > REWRITTEN:
+        return _Chained(model, providers, strict)
+    return _session(model, providers, strict)
+
+
+def _session(model: onnx.ModelProto, providers: list[Any], strict: bool, rewrite: bool = True) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
     if not rewrite:
@@ -126,10 +133,56 @@ def _session(data: bytes, providers: list[Any], strict: bool, rewrite: bool) -> 
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     ort.set_default_logger_severity(_FATAL_ONLY)
     try:
-        return ort.InferenceSession(data, options, providers=providers)
+        return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
     except Exception as error:  # as above; a hostile file reaches any of them
         _check_memory(error)
         raise CannotRunError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from None
+
+
+class _Chained:
+    """What an `InferenceSession` is to a graph, for one of so many nodes that it is loaded in parts."""
+
+    def __init__(self, model: onnx.ModelProto, providers: list[Any], strict: bool) -> None:
+        self.given = {value.name for value in model.graph.input}
+        self.results = [value.name for value in model.graph.output]
+        self.parts = []
+        kinds: dict[str, int] = {}
+        for part in parts_of(model, PART):
+            for value in part.graph.input:
+                if value.name in kinds:
+                    value.type.tensor_type.elem_type = kinds[value.name]
+            session = _session(part, providers, strict, rewrite=False)
+            kinds |= {entry.name: _element_type(entry.type) for entry in session.get_outputs()}
+            self.parts.append(session)
+
+    def get_providers(self) -> list[str]:
+        """Those of the part that has fewest."""
+        found: list[str] = min((part.get_providers() for part in self.parts), key=len)
+        return found
+
+    def get_inputs(self) -> list[Any]:
+        entries = {entry.name: entry for part in self.parts for entry in part.get_inputs()}
+        return [entry for name, entry in entries.items() if name in self.given]
+
+    def get_outputs(self) -> list[Any]:
+        entries = {entry.name: entry for part in self.parts for entry in part.get_outputs()}
+        return [entries[name] for name in self.results]
+
+    def run(self, _: None, feeds: Mapping[str, Any]) -> list[Any]:
+        known = dict(feeds)
+        for part in self.parts:
+            found = part.run(None, {entry.name: known[entry.name] for entry in part.get_inputs()})
+            known |= zip((entry.name for entry in part.get_outputs()), found, strict=True)
+        return [known[name] for name in self.results]
+
+
+def _element_type(text: str) -> int:
+    """The `TensorProto.DataType` of what ONNX Runtime calls `tensor(float)`. Raises CannotRunError."""
+    kinds: dict[str, int] = dict(onnx.TensorProto.DataType.items())
+    name = text.removeprefix("tensor(").removesuffix(")").upper()
+    if name not in kinds:
+        raise CannotRunError(f"A tensor between two parts of the graph is of type {text}, which cannot be handed on.")
+    return kinds[name]
 
 
 def _check_memory(error: Exception) -> None:

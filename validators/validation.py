@@ -36,7 +36,7 @@ from aurep.validators.checks.structure import check_structure
 from aurep.validators.estimate import count_work, estimate
 from aurep.validators.files.reading import Artefact, read
 from aurep.validators.files.samples import Samples, eager_logits, eager_samples, read_samples
-from aurep.validators.graph.batch import model_inputs
+from aurep.validators.graph.batch import Walks, model_inputs
 from aurep.validators.graph.facts import UncountableError
 from aurep.validators.relu_count import ReluCount, count
 from aurep.validators.report import Check, Report
@@ -66,6 +66,10 @@ class _Work:
     @property
     def model(self) -> onnx.ModelProto:
         return self.artefact.model
+
+    @cached_property
+    def walks(self) -> Walks:
+        return Walks(self.model)
 
     @property
     def metadata(self) -> Metadata | None:
@@ -121,8 +125,8 @@ def validate(
     work = _Work(artefact, run_dir, images, provider, form, target, Path(home))
     if artefact.external and artefact.metadata is None:
         work.notes.append("Weights lie in other files beside the model: whoever is handed it needs them too.")
-    recovered = recover_sites(work.model)
-    counted = _counted(work.model, recovered)
+    recovered = recover_sites(work.walks)
+    counted = _counted(work.walks, recovered)
     known = counted if isinstance(counted, ReluCount) else None
     total = activations(known, recovered) if known else 0
     allowed = read_budget(budget, total)
@@ -158,7 +162,7 @@ def validate(
         poolings=known.poolings if known else {},
         notes=tuple(work.notes),
         maps={name: _map(site) for name, site in recovered.items() if len(site.shape) == 3},
-        estimates=tuple(_estimates(work.model)) if known else (),
+        estimates=tuple(_estimates(work.walks)) if known else (),
     )
 
 
@@ -167,16 +171,16 @@ def _map(site: RecoveredSite) -> list[list[float]]:
     return shares
 
 
-def _estimates(model: onnx.ModelProto) -> list[dict[str, Any]]:
+def _estimates(walks: Walks) -> list[dict[str, Any]]:
     try:
-        return estimate(count_work(model))
+        return estimate(count_work(walks))
     except UncountableError:
         return []
 
 
-def _counted(model: onnx.ModelProto, recovered: Mapping[str, RecoveredSite]) -> ReluCount | AurepError:
+def _counted(walks: Walks, recovered: Mapping[str, RecoveredSite]) -> ReluCount | AurepError:
     try:
-        return count(model, pointwise(recovered))
+        return count(walks, pointwise(recovered))
     except UncountableError as error:
         return error
 
@@ -216,7 +220,7 @@ def _check_rounding(work: _Work, session: Session, stored: Samples | None) -> No
     """Listed only where it fails."""
     own = work.drawn
     with stage("while disturbing the graph's numbers"):
-        check = check_rounding(work.model, session, stored, own)
+        check = check_rounding(work.walks, session, stored, own)
     work.checks.extend([check] if check is not None else [])
 
 

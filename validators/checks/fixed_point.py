@@ -20,7 +20,7 @@ from aurep.ranges import headroom_bits
 from aurep.truncation import LOGITS_KEPT, Prediction, fraction_bits, predict
 from aurep.validators.checks.parity import difference
 from aurep.validators.checks.tolerances import FIXED_POINT_AGREEMENT
-from aurep.validators.graph.batch import walk_once
+from aurep.validators.graph.batch import Walks
 from aurep.validators.report import Check
 from aurep.validators.session import CannotRunError, Session
 
@@ -33,7 +33,7 @@ class FixedPointModel:
     def __init__(self, model: onnx.ModelProto, provider: str) -> None:
         try:
             self.plain = inliner.inline_local_functions(model)
-            facts, _ = walk_once(self.plain)
+            facts = Walks(self.plain).facts
         except (AurepError, RuntimeError) as error:
             raise CannotRunError(f"The graph cannot be rewritten in fixed point: {error}") from None
         floats = {name: fact for name, fact in facts.items() if fact.elem_type == onnx.TensorProto.FLOAT}

@@ -11,6 +11,7 @@ cannot cancel it) and as a whole (so that averaging copies cannot).
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -25,7 +26,7 @@ from aurep.validators.checks.inputs import IMAGES
 from aurep.validators.checks.parity import difference, spread_of
 from aurep.validators.checks.tolerances import DISTURBANCE, HONEST_MOVE, NEGLIGIBLE, ROUNDING_SCALED
 from aurep.validators.files.samples import Samples
-from aurep.validators.graph.batch import walk_once
+from aurep.validators.graph.batch import Walks
 from aurep.validators.graph.facts import Fact, Shape
 from aurep.validators.graph.folding import FOLD_LIMIT
 from aurep.validators.report import Check
@@ -36,7 +37,8 @@ _DISTURBED = operators(
     "Add Sub Mul Div Neg Sum Mean MatMul Gemm Conv ConvTranspose Einsum BatchNormalization AveragePool "
     "GlobalAveragePool"
 )
-_POOL = 32
+_ADDED = {"Add": (0, 1), "Sub": (0, 1), "Sum": range(1000), "Conv": (2,)}  # operands that are added as they are
+_PAIRS = 16  # of noises for images of one shape
 _OVERFLOWS = (
     "On images drawn at random, or on the bundle's, logits are infinite or no number, so that nothing can be said of "
     "how the graph rounds. Far from the images that it was fitted on a network of polynomials may overflow: fit it on "
@@ -46,7 +48,7 @@ _FIRST_ONLY = operators("Pow Resize Cast ReduceSum ReduceMean ReduceSumSquare Re
 
 
 def check_rounding(
-    model: onnx.ModelProto, session: Session, samples: Samples | None, own: NDArray[Any]
+    model: onnx.ModelProto | Walks, session: Session, samples: Samples | None, own: NDArray[Any]
 ) -> Check | None:
     """The failed check where the logits depend on rounding, on `own` images or on samples of the file; else None.
 
@@ -76,26 +78,33 @@ def check_rounding(
     return Check("rounding", f"{worst:.1e}", allowed, False, hint)
 
 
-def disturbed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with the float operands of its arithmetic disturbed at random. Raises CannotRunError."""
+def disturbed(given: onnx.ModelProto | Walks) -> onnx.ModelProto:
+    """A model with the float operands of its arithmetic disturbed at random. Raises CannotRunError."""
+    walks = Walks.of(given)
     try:
-        copy = inliner.inline_local_functions(model)
-        facts, _ = walk_once(copy)
+        if walks.model.functions:
+            walks = Walks(inliner.inline_local_functions(walks.model))
+        plain, facts = walks.model, walks.facts
     except (AurepError, RuntimeError) as error:
         raise CannotRunError(f"The graph's rounding cannot be probed: {error}") from None
-    noise = _Noise(copy.graph)
-    nodes: list[onnx.NodeProto] = []
-    for node in copy.graph.node:
+    made = onnx.ModelProto()
+    made.CopyFrom(plain)
+    del made.graph.node[:]
+    noise = _Noise(made.graph)
+    for node in plain.graph.node:
         computed = not all(facts[name].constant for name in node.output if name)
-        for place, name in enumerate(node.input):
-            if computed and name and facts[name].elem_type in _KINDS and _is_disturbed(node, place):
-                node.input[place], added = noise.on(name, facts[name])
-                nodes += added
-        nodes.append(node)
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del copy.graph.node[:]
-    copy.graph.node.extend(kept)
-    return copy
+        moved = {
+            place: noise.on(name, facts[name])
+            for place, name in enumerate(node.input)
+            if computed and name and facts[name].elem_type in _KINDS and _is_disturbed(node, place)
+        }
+        copy = made.graph.node.add()
+        copy.CopyFrom(node)
+        for place, name in moved.items():
+            copy.input[place] = name
+        if any(name in noise.stored and place in _ADDED.get(node.op_type, ()) for place, name in moved.items()):
+            noise.settled.update(node.output)
+    return made
 
 
 def _is_disturbed(node: onnx.NodeProto, place: int) -> bool:
@@ -105,11 +114,16 @@ def _is_disturbed(node: onnx.NodeProto, place: int) -> bool:
 
 
 class _Noise:
-    """Disturbs operands of `graph`: x becomes x * noise + speck, element by element.
+    """Disturbs operands of `graph`: x becomes x * noise + speck, noise element by element.
 
     In few nodes, since loading them is what a graph of thousands costs most time. Small constants are disturbed here.
     (As nodes they would all be run before the graph's first layer, and what ONNX Runtime takes to plan that grows with
-    their square.) For images of few elements, noise is taken at random from `_POOL` drawn here for their shape.
+    their square.) For images of few elements, noise is taken at random from a pool drawn here for their shape. What a
+    disturbed constant was added to is given no speck: below that constant's last bit it holds nothing.
+
+    Attributes:
+        stored: names of the disturbed constants.
+        settled: tensors that need no speck.
     """
 
     def __init__(self, graph: onnx.GraphProto) -> None:
@@ -117,60 +131,65 @@ class _Noise:
         self.small = {tensor.name: tensor for tensor in graph.initializer if prod(tensor.dims) <= FOLD_LIMIT}
         self.rng = np.random.default_rng(secrets.randbits(64))
         self.edges = 0
-        self.pools: dict[tuple[int, Shape], str] = {}
+        self.pools: dict[tuple[int, Shape], list[str]] = {}
+        self.stored: set[str] = set()
+        self.settled: set[str] = set()
 
-    def on(self, name: str, fact: Fact) -> tuple[str, list[onnx.NodeProto]]:
-        """A disturbed copy of the tensor `name`, and the nodes that make it."""
+    def on(self, name: str, fact: Fact) -> str:
+        """A disturbed copy of the tensor `name`."""
         self.edges += 1
         edge = f"rounding/{self.edges}"
         if name in self.small:
             values = numpy_helper.to_array(self.small[name])
-            noise, speck = self.draw(values.shape)
+            noise, speck = self.draw(values.shape), self.rng.uniform(-NEGLIGIBLE, NEGLIGIBLE, values.shape)
             with np.errstate(over="ignore", invalid="ignore"):
                 self.store((values * noise + speck).astype(values.dtype), edge)
-            return edge, []
-        each = fact.shape[1:] if fact.rows and fact.shape else None
+            self.stored.add(edge)
+            return edge
+        product = edge if name in self.settled else f"{edge}/product"
+        self.node("Mul", [name, self.noise(name, fact, f"{edge}/noise")], product)
+        if product != edge:
+            any_speck = self.pooled(fact.elem_type, (), 0, lambda: self.rng.uniform(NEGLIGIBLE / 2, NEGLIGIBLE))
+            self.node("Add", [product, any_speck], edge)
+        return edge
+
+    def noise(self, name: str, fact: Fact, target: str) -> str:
+        """Noise for all elements of the tensor `name`, which a node makes as `target` where it is not stored."""
+        each = (1, *fact.shape[1:]) if fact.rows and fact.shape else None
         if each is not None and prod(each) <= FOLD_LIMIT:
-            noise_of, speck_of = (self.pooled(kind, fact.elem_type, each) for kind in ("noise", "speck"))
-            return edge, _product_and_sum(name, noise_of, speck_of, edge)
-        factor, seeds = self.factor(), self.rng.uniform(1, 1e6, 2)
+            return self.pooled(fact.elem_type, each, 1, lambda: self.draw(each))
+        factor, seed = self.factor(), float(self.rng.uniform(1, 1e6))
         low, high = factor * (1 - DISTURBANCE), factor * (1 + DISTURBANCE)
-        noises = [
-            _uniform(name, f"{edge}/noise", fact.elem_type, low, high, seeds[0]),
-            _uniform(name, f"{edge}/speck", fact.elem_type, -NEGLIGIBLE, NEGLIGIBLE, seeds[1]),
-        ]
-        return edge, [*noises, *_product_and_sum(name, f"{edge}/noise", f"{edge}/speck", edge)]
+        self.node("RandomUniformLike", [name], target, dtype=fact.elem_type, low=low, high=high, seed=seed)
+        return target
 
     def factor(self) -> float:
         """What a tensor is disturbed by as a whole."""
-        size = self.rng.uniform(DISTURBANCE / 2, DISTURBANCE)
-        return float(1 + size if self.rng.random() < 0.5 else 1 - size)
+        size = float(self.rng.uniform(DISTURBANCE / 2, DISTURBANCE))
+        return 1 + size if self.rng.random() < 0.5 else 1 - size
 
-    def draw(self, shape: Shape) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        noise = self.factor() * self.rng.uniform(1 - DISTURBANCE, 1 + DISTURBANCE, shape)
-        return noise, self.rng.uniform(-NEGLIGIBLE, NEGLIGIBLE, shape)
+    def draw(self, shape: Shape) -> NDArray[np.float64]:
+        return self.factor() * self.rng.uniform(1 - DISTURBANCE, 1 + DISTURBANCE, shape)
 
-    def pooled(self, kind: str, elem_type: int, each: Shape) -> str:
-        """The name of some noise, or some specks, for images of shape `each`."""
-        if (elem_type, each) not in self.pools:
-            prefix = self.pools[elem_type, each] = f"rounding/pool/{len(self.pools)}"
+    def pooled(self, elem_type: int, shape: Shape, middle: float, draw: Callable[[], Any]) -> str:
+        """The name of some stored noise of `shape` around `middle`.
+
+        Each has its opposite in the pool: what thousands of layers are disturbed by adds up like a random walk, as it
+        would of noise drawn anew, and does not drift.
+        """
+        names = self.pools.setdefault((elem_type, shape), [])
+        if not names:
+            names += [f"rounding/pool/{len(self.pools)}/{number}" for number in range(2 * _PAIRS)]
             dtype = helper.tensor_dtype_to_np_dtype(elem_type)
-            for number in range(_POOL):
-                for name, values in zip(("noise", "speck"), self.draw((1, *each)), strict=True):
-                    self.store(values.astype(dtype), f"{prefix}/{name}/{number}")
-        return f"{self.pools[elem_type, each]}/{kind}/{self.rng.integers(_POOL)}"
+            for one, other in zip(names[::2], names[1::2], strict=True):
+                values = np.asarray(draw())
+                self.store(values.astype(dtype), one)
+                self.store((2 * middle - values).astype(dtype), other)
+        return names[self.rng.integers(len(names))]
 
     def store(self, values: NDArray[Any], name: str) -> None:
         self.graph.initializer.append(numpy_helper.from_array(values, name))
 
-
-def _product_and_sum(source: str, noise: str, speck: str, target: str) -> list[onnx.NodeProto]:
-    product = f"{target}/product"
-    return [
-        onnx.NodeProto(op_type="Mul", input=[source, noise], output=[product]),
-        onnx.NodeProto(op_type="Add", input=[product, speck], output=[target]),
-    ]
-
-
-def _uniform(source: str, target: str, kind: int, low: float, high: float, seed: float) -> onnx.NodeProto:
-    return helper.make_node("RandomUniformLike", [source], [target], dtype=kind, low=low, high=high, seed=float(seed))
+    def node(self, kind: str, inputs: list[str], output: str, **settings: Any) -> None:
+        made = self.graph.node.add(op_type=kind, input=inputs, output=[output])
+        made.attribute.extend(helper.make_attribute(key, value) for key, value in settings.items())

@@ -44,15 +44,15 @@ def read(path: str | Path) -> Artefact:
         if os.path.lexists(given / name):
             open_plain(given / name).close()
     model = read_model(file)
-    for tensor in tensors_of(model):
+    tensors = list(tensors_of(model))
+    for tensor in tensors:
         check_tensor(tensor, file)
-    external = any(is_external(tensor) for tensor in tensors_of(model))
-    if external:
-        load_external(model, file)
-    for tensor in tensors_of(model):
+    external = list(filter(is_external, tensors))
+    load_external(external, file)
+    for tensor in tensors:
         check_size(tensor, file)
     metadata, problem = _metadata(model)
-    return Artefact(file, given if given.is_dir() else None, model, metadata, problem, external)
+    return Artefact(file, given if given.is_dir() else None, model, metadata, problem, bool(external))
 
 
 def read_model(file: Path) -> onnx.ModelProto:

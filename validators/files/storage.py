@@ -68,10 +68,9 @@ def is_external(tensor: TensorProto) -> bool:
     return tensor.data_location == TensorProto.EXTERNAL
 
 
-def load_external(model: onnx.ModelProto, file: Path) -> None:
-    """Read external tensors into `model`, from plain files inside the model's folder only."""
+def load_external(tensors: Sequence[TensorProto], file: Path) -> None:
+    """Read external `tensors` of the model `file`, from plain files inside its folder only."""
     folder = file.resolve().parent
-    tensors = list(filter(is_external, tensors_of(model)))
     total = sum(_expected_bytes(tensor, file) for tensor in tensors)
     if total >= MAX_BYTES:
         raise AurepError(

@@ -1,33 +1,84 @@
-"""The batch of a model: what the file fixes, and the facts of everything at one size of it.
+"""The batch of a model: what the file fixes, and the facts of everything at some sizes of it.
 
 Axis 0 of an input is taken for its batch. Whether a count may be divided by it, the graph decides (see `batching`).
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
+from functools import cached_property
 
 import onnx
 
+from aurep.validators.graph.alike import Tensor
 from aurep.validators.graph.facts import Fact, UncountableError
 from aurep.validators.graph.infer import type_fact
 from aurep.validators.graph.walk import Walk
 
 UNFIXED = 2  # images that a dynamic batch is looked at with; an axis of 1 would broadcast
+UNHEARD_OF = 2**30  # images: no batch is as large; below twice that, 2^31 - 1 still says "to the end" of a slice
 
 
-def walk_at(
-    model: onnx.ModelProto, batch: int, pointwise: Mapping[str, str] | None = None
-) -> tuple[Walk, dict[str, Fact]]:
-    """The walk over `model` at one batch size, and the facts of its tensors; `pointwise`: see `Walk`."""
-    walk = Walk(model, pointwise or {}, dynamic=fixed_batch(model) is None)
-    return walk, walk.run({value.name: _input_fact(value, batch) for value in model_inputs(model)})
+class Walks:
+    """What is known of the tensors of `model`, found out once for all that ask: sites, counts, estimates.
 
+    Every one of these takes a model, or its walks where there are any.
+    """
 
-def walk_once(model: onnx.ModelProto) -> tuple[dict[str, Fact], int]:
-    """Facts of the main graph's tensors, and the batch they were taken at. Raises UncountableError."""
-    batch = fixed_batch(model) or UNFIXED
-    return walk_at(model, batch)[1], batch
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self._walked: dict[frozenset[tuple[str, str]], Walk | UncountableError] = {}
+
+    @classmethod
+    def of(cls, given: onnx.ModelProto | Walks) -> Walks:
+        return given if isinstance(given, Walks) else cls(given)
+
+    @cached_property
+    def fixed(self) -> int | None:
+        """`fixed_batch`. Raises UncountableError."""
+        return fixed_batch(self.model)
+
+    @cached_property
+    def batches(self) -> tuple[int, ...]:
+        """The batches that are looked at: the fixed one, or five that show how things grow with a dynamic one."""
+        if self.fixed is not None:
+            return (self.fixed,)
+        return (1, UNFIXED, 3, 4 + secrets.randbelow(60), UNHEARD_OF + secrets.randbelow(UNHEARD_OF))
+
+    @property
+    def batch(self) -> int:
+        """That which `facts` holds at."""
+        return self.batches[self.at]
+
+    @property
+    def at(self) -> int:
+        """Its index."""
+        return 0 if self.fixed is not None else self.batches.index(UNFIXED)
+
+    @cached_property
+    def facts(self) -> dict[str, Fact]:
+        """Facts of the main graph's tensors. Raises UncountableError."""
+        at = self.at
+        return {name: tensor.facts[at] for name, tensor in self.walk().found.items()}
+
+    def walk(self, pointwise: Mapping[str, str] | None = None) -> Walk:
+        """At all `batches`; `pointwise`: see `Walk`. Raises UncountableError."""
+        key = frozenset((pointwise or {}).items())
+        if key not in self._walked:
+            walk = Walk(self.model, dict(key), dynamic=self.fixed is None)
+            try:
+                walk.run({value.name: self._input(value) for value in model_inputs(self.model)})
+                self._walked[key] = walk
+            except UncountableError as error:
+                self._walked[key] = error
+        found = self._walked[key]
+        if isinstance(found, UncountableError):
+            raise found
+        return found
+
+    def _input(self, value: onnx.ValueInfoProto) -> Tensor:
+        return Tensor(tuple(_input_fact(value, batch) for batch in self.batches), len(self.batches))
 
 
 def fixed_batch(model: onnx.ModelProto) -> int | None:

@@ -61,6 +61,7 @@ def rounds(call: Call) -> bool:
 
 
 def peak(data: NDArray[Any]) -> float:
+    """The largest magnitude of those that are finite; 0 where there are none, or none are floats."""
     finite = data[np.isfinite(data)] if np.issubdtype(data.dtype, np.floating) else data[:0]
     return float(np.abs(finite.astype(np.float64)).max(initial=0))
 

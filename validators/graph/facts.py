@@ -16,6 +16,12 @@ Shape = tuple[int, ...]
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
+OUT_OF_PROPORTION = (
+    "{} does not grow in proportion to the batch, so a count per image has no meaning; export with a fixed batch, or "
+    "without operators that select or mix images."
+)
+
+
 class UncountableError(AurepError):
     """The comparisons of a graph cannot be bounded from the graph alone. The sentence names the node and the reason."""
 

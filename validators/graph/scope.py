@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import onnx
 
-from aurep.validators.graph.facts import Fact, UncountableError, describe
+from aurep.validators.graph.alike import Tensor
+from aurep.validators.graph.facts import UncountableError, describe
 
 
 class Scope:
-    """Facts by name; a name means one tensor."""
+    """A name means one tensor."""
 
     def __init__(self) -> None:
-        self.facts: dict[str, Fact] = {}
+        self.tensors: dict[str, Tensor] = {}
 
-    def define(self, name: str, fact: Fact) -> None:
-        if name in self.facts:
+    def define(self, name: str, tensor: Tensor) -> None:
+        if name in self.tensors:
             raise UncountableError(f"the graph defines the tensor {name!r} twice; export the model again.")
-        self.facts[name] = fact
+        self.tensors[name] = tensor
 
-    def find(self, name: str, node: onnx.NodeProto) -> Fact:
-        if name not in self.facts:
+    def find(self, name: str, node: onnx.NodeProto) -> Tensor:
+        if name not in self.tensors:
             raise UncountableError(
                 f"{describe(node)} reads {name!r}, which nothing before it computes; export the model again."
             )
-        return self.facts[name]
+        return self.tensors[name]
 
 
 def check_fit(node: onnx.NodeProto, fits: bool) -> None:

@@ -17,8 +17,8 @@ import onnx
 from numpy.typing import NDArray
 
 from aurep.metadata import coefficient_digest
-from aurep.validators.graph.batch import walk_once
-from aurep.validators.graph.facts import Fact, UncountableError, site_name
+from aurep.validators.graph.batch import Walks
+from aurep.validators.graph.facts import UncountableError, site_name
 from aurep.validators.graph.infer import STANDARD
 from aurep.validators.sites.constants import Constants
 from aurep.validators.sites.expression import Expression, NotASiteError, apply
@@ -95,15 +95,18 @@ def _uniform(rows: NDArray[np.float32], hidden: NDArray[np.bool_]) -> bool:
     return bool(((rows == first[:, None]).all(-1) | hidden).all())
 
 
-def recover_sites(model: onnx.ModelProto) -> dict[str, RecoveredSite]:
+def recover_sites(given: onnx.ModelProto | Walks) -> dict[str, RecoveredSite]:
     """Sites of the main graph by name. A graph that cannot be walked has none."""
+    walks = Walks.of(given)
+    groups = _groups(walks.model.graph)
+    if not groups:
+        return {}
     try:
-        facts, batch = walk_once(model)
+        reader = _Reader(walks)
     except UncountableError:
         return {}
-    reader = _Reader(model, facts, batch)
     found = {}
-    for name, nodes in _groups(model.graph).items():
+    for name, nodes in groups.items():
         say(f"while following the site {name!r}")
         try:
             site = reader.read(name, nodes)
@@ -113,9 +116,9 @@ def recover_sites(model: onnx.ModelProto) -> dict[str, RecoveredSite]:
     return found
 
 
-def pointwise_sites(model: onnx.ModelProto) -> dict[str, str]:
+def pointwise_sites(given: onnx.ModelProto | Walks) -> dict[str, str]:
     """`pointwise` of a model's own sites."""
-    return pointwise(recover_sites(model))
+    return pointwise(recover_sites(given))
 
 
 def pointwise(sites: Mapping[str, RecoveredSite]) -> dict[str, str]:
@@ -133,11 +136,11 @@ def _groups(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 class _Reader:
-    """Evaluates groups of nodes; `facts` gives shapes with a leading `batch`."""
+    """Evaluates groups of nodes. Raises UncountableError."""
 
-    def __init__(self, model: onnx.ModelProto, facts: Mapping[str, Fact], batch: int) -> None:
-        self.facts, self.batch = facts, batch
-        self.constants = Constants(model, facts)
+    def __init__(self, walks: Walks) -> None:
+        self.facts, self.batch, model = walks.facts, walks.batch, walks.model
+        self.constants = Constants(model, self.facts)
         self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
         self.readers: dict[str, set[int]] = defaultdict(set)
         for index, node in enumerate(model.graph.node):
