@@ -58,7 +58,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         training=TrainingClaim(data="toy"),
         config=SimpleNamespace(data=SimpleNamespace(name="npz:absent.npz", dir=None)),
     )
-    monkeypatch.setattr("aurep.training.load_run", lambda path: found)
+    monkeypatch.setattr("aurep.training.load_run", lambda path, data_dir=None: found)
     return found
 
 
