@@ -83,10 +83,24 @@ def pull(source: str, destination: Path) -> Path:
     """
     if destination.exists():
         raise AurepError(f"{destination} exists; give the name of a new folder.")
+    try:
+        _take(source, destination)
+    except _Damaged:
+        if _hub().constants.HF_HUB_OFFLINE:
+            raise
+        _take(source, destination, force_download=True)  # the cache keeps damaged files too, and would for ever
+    return destination
+
+
+class _Damaged(AurepError):
+    """A file that is not the one listed."""
+
+
+def _take(source: str, destination: Path, **options: bool) -> None:
     repository, revision = _repository(source)
+    wanted = [*_FILES, SUMS]
     with _refusals(f"pulling {source}"):
-        wanted = [*_FILES, SUMS]
-        found = Path(_hub().snapshot_download(repository, revision=revision, allow_patterns=wanted))
+        found = Path(_hub().snapshot_download(repository, revision=revision, allow_patterns=wanted, **options))
     with folder_beside(destination) as made:
         for name in wanted:
             if (found / name).is_file():
@@ -94,7 +108,6 @@ def pull(source: str, destination: Path) -> Path:
         _check_sums(made, source)
         check_records(made)
         made.rename(destination)
-    return destination
 
 
 def check_records(bundle: Path) -> Metadata:
@@ -127,7 +140,7 @@ def _check_sums(folder: Path, source: str) -> None:
         raise AurepError(f"{source} lacks {', '.join(lacking)}, which its {SUMS} lists; push the bundle again.")
     for name in sorted(present):
         if listed.get(name) != sha256(folder / name):
-            raise AurepError(f"{name} of {source} is not the file that its {SUMS} lists; pull or push it again.")
+            raise _Damaged(f"{name} of {source} is not the file that its {SUMS} lists; pull or push it again.")
 
 
 # --- the model card ---

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ def bundle(tmp_path: Path) -> Path:
 def test_a_bundle_comes_back_as_it_went_also_without_a_network(
     aurep: Run, hub: Hub, bundle: Path, tmp_path: Path
 ) -> None:
+    with (bundle / "README.md").open("a") as card:
+        card.write("more of it\n" * 1_000_000)  # past what the hub takes within a commit
     pushed = aurep("push", "bundle", "hf:ours/small", "--license", "apache-2.0")
     assert pushed.returncode == 0, pushed.stderr
     assert f"{hub.address}/ours/small" in pushed.stdout
@@ -83,9 +86,32 @@ def test_a_bundle_comes_back_as_it_went_also_without_a_network(
         for name in ("model.onnx", "budget.json", "samples.npz"):
             assert (tmp_path / folder / name).read_bytes() == (bundle / name).read_bytes()
             assert not (tmp_path / folder / name).is_symlink()
+        assert (tmp_path / folder / "README.md").read_text().endswith((bundle / "README.md").read_text())
     assert aurep("push", "back", "hf:ours/small", "--no-validate").returncode == 0
     cards = [files["README.md"].decode() for files in hub.commits["ours/small"].values()]
     assert [card.count("\n---\n") for card in cards] == [1, 1]  # a card that was pulled does not get a second head
+    pushed_files = next(iter(hub.commits["ours/small"].values()))
+    large = {sha256(pushed_files[name]).hexdigest() for name in ("model.onnx", "samples.npz", "README.md")}
+    assert large < set(hub.puts)  # by git-lfs
+    assert len(hub.puts) == 4  # the second time, only the card, whose head names no licence any more
+
+
+def test_what_storage_damaged_is_refused_and_not_taken_from_the_cache_later(
+    aurep: Run, hub: Hub, bundle: Path, tmp_path: Path
+) -> None:
+    """The client compares sizes only, and keeps in its cache what came."""
+    assert aurep("push", "bundle", "hf:ours/small", "--no-validate").returncode == 0
+    name = sha256((bundle / "model.onnx").read_bytes()).hexdigest()
+    whole = hub.stored[name]
+    hub.stored[name] = whole[:-1] + bytes([whole[-1] ^ 1])
+    refused = aurep("pull", "hf:ours/small", "back", "--no-validate")
+    assert refused.returncode == 2
+    assert "model.onnx of hf:ours/small is not the file" in refused.stderr
+    assert not (tmp_path / "back").exists()
+    hub.stored[name] = whole
+    pulled = aurep("pull", "hf:ours/small", "back", "--no-validate")
+    assert pulled.returncode == 0, pulled.stderr
+    assert (tmp_path / "back/model.onnx").read_bytes() == whole
 
 
 def test_the_card_says_what_the_records_say(aurep: Run, hub: Hub, bundle: Path) -> None:
