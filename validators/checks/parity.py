@@ -46,11 +46,11 @@ class Difference:
         return self.scaled <= PARITY_SCALED and self.agreeing == self.images
 
 
-def spread_of(logits: Logits) -> NDArray[np.float64]:
+def spread_of(logits: Logits, least: float = LEAST_SPREAD) -> NDArray[np.float64]:
     """(classes,): half of what each class's logit moves over images; of one image alone, half of what its logits do.
 
     A class whose logit is huge, or has a huge constant, hides no error of the others. But a class that images hardly
-    move is held to no finer scale than `LEAST_SPREAD` of a logit's usual size: its own last bits move by more.
+    move is held to no finer scale than `least` of a logit's usual size: its own last bits move by more.
     """
     if not logits.size:  # a graph that leaves nothing of its images
         return np.zeros(prod(logits.shape[1:]))
@@ -61,7 +61,7 @@ def spread_of(logits: Logits) -> NDArray[np.float64]:
             moved = np.abs(wide[0]) if wide.shape[1] == 1 else np.full(wide.shape[1], np.ptp(wide) / 2)
         sizes = np.abs(wide).max(axis=0)
         usual = min(float(np.median(sizes)), MOST_APART * float(sizes[sizes > 0].min(initial=np.inf)))
-    return np.maximum(moved, LEAST_SPREAD * usual)
+    return np.maximum(moved, least * usual)
 
 
 def difference(
@@ -114,8 +114,7 @@ def check_parity(
     """
     found = session.run(samples.inputs)
     other = session.run(own) if own is not None else found[:0]
-    fits = found.shape[1:] == other.shape[1:]
-    spread = spread_of(np.concatenate([found, other]) if fits else found)
+    spread = spread_of(found)
     results = {"the stored logits": difference(found, samples.logits, spread)}
     if eager is not None:
         results["the eager model"] = difference(found, eager.logits, spread)
@@ -130,7 +129,10 @@ def check_parity(
             results["the ONNX reference on drawn images"] = difference(other[:few], expected, spread_of(other))
     except CannotRunError as error:
         problem = str(error)
-    odd = _adversarial(model, session, samples.inputs, run, spread)
+    fits = found.shape[1:] == other.shape[1:]
+    odd = _adversarial(
+        model, session, samples.inputs, run, spread_of(np.concatenate([found, other])) if fits else spread
+    )
     worst = max(results.values(), key=lambda result: result.scaled)
     hint = "; ".join(_sentence(name, result) for name, result in results.items())
     problem = " ".join(filter(None, (problem, *(o.problem for o in odd))))

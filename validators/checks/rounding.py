@@ -24,7 +24,7 @@ from aurep.errors import AurepError
 from aurep.operators import operators
 from aurep.validators.checks.inputs import IMAGES
 from aurep.validators.checks.parity import difference, spread_of
-from aurep.validators.checks.tolerances import DISTURBANCE, HONEST_MOVE, NEGLIGIBLE, ROUNDING_SCALED
+from aurep.validators.checks.tolerances import DISTURBANCE, HONEST_MOVE, LEAST_DISTURBED, NEGLIGIBLE, ROUNDING_SCALED
 from aurep.validators.files.samples import Samples
 from aurep.validators.graph.batch import Walks
 from aurep.validators.graph.facts import Fact, Shape
@@ -59,11 +59,12 @@ def check_rounding(
     try:
         after = Session(disturbed(model), session.provider)
         plain = [session.run(inputs) for inputs in kinds]
-        found = [after.run(inputs) for inputs in kinds]
+        found = [_filled(after, inputs) for inputs in kinds]
     except CannotRunError as error:
         return Check("rounding", "does not run", allowed, False, str(error))
     fits = all(logits.shape[1:] == plain[0].shape[1:] for logits in plain)
-    spreads = [spread_of(plain[0]), spread_of(np.concatenate(plain) if fits else plain[-1])]
+    together = np.concatenate(plain) if fits else plain[-1]
+    spreads = [spread_of(logits, LEAST_DISTURBED) for logits in (plain[0], together)]
     results = [difference(*logits, HONEST_MOVE) for logits in zip(found, plain, spreads, strict=False)]
     worst = max(result.scaled for result in results)
     if worst <= ROUNDING_SCALED:
@@ -78,8 +79,18 @@ def check_rounding(
     return Check("rounding", f"{worst:.1e}", allowed, False, hint)
 
 
+def _filled(session: Session, inputs: NDArray[Any]) -> NDArray[Any]:
+    """What a disturbed graph makes of `inputs`, repeated to as many images as it has noise for."""
+    if session.batch is not None:
+        return session.run(inputs)
+    rows = np.arange(-(-len(inputs) // IMAGES) * IMAGES) % len(inputs)
+    parts = [session.run(inputs[rows[at : at + IMAGES]]) for at in range(0, len(rows), IMAGES)]
+    return np.concatenate(parts)[: len(inputs)]
+
+
 def disturbed(given: onnx.ModelProto | Walks) -> onnx.ModelProto:
-    """A model with the float operands of its arithmetic disturbed at random. Raises CannotRunError."""
+    """A model with the float operands of its arithmetic disturbed at random, for `IMAGES` images at a time where its
+    batch is dynamic. Raises CannotRunError."""
     walks = Walks.of(given)
     try:
         if walks.model.functions:
@@ -90,7 +101,7 @@ def disturbed(given: onnx.ModelProto | Walks) -> onnx.ModelProto:
     made = onnx.ModelProto()
     made.CopyFrom(plain)
     del made.graph.node[:]
-    noise = _Noise(made.graph)
+    noise = _Noise(made.graph, walks.fixed or IMAGES)
     for node in plain.graph.node:
         computed = not all(facts[name].constant for name in node.output if name)
         moved = {
@@ -118,16 +129,17 @@ class _Noise:
 
     In few nodes, since loading them is what a graph of thousands costs most time. Small constants are disturbed here.
     (As nodes they would all be run before the graph's first layer, and what ONNX Runtime takes to plan that grows with
-    their square.) For images of few elements, noise is taken at random from a pool drawn here for their shape. What a
-    disturbed constant was added to is given no speck: below that constant's last bit it holds nothing.
+    their square.) For images of few elements, noise is taken at random from a pool drawn here for their shape, other
+    noise for each image: where its two parts cancel in one, they do not in the next. What a disturbed constant was
+    added to is given no speck: below that constant's last bit it holds nothing.
 
     Attributes:
         stored: names of the disturbed constants.
         settled: tensors that need no speck.
     """
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.graph = graph
+    def __init__(self, graph: onnx.GraphProto, images: int) -> None:
+        self.graph, self.images = graph, images
         self.small = {tensor.name: tensor for tensor in graph.initializer if prod(tensor.dims) <= FOLD_LIMIT}
         self.rng = np.random.default_rng(secrets.randbits(64))
         self.edges = 0
@@ -155,8 +167,8 @@ class _Noise:
 
     def noise(self, name: str, fact: Fact, target: str) -> str:
         """Noise for all elements of the tensor `name`, which a node makes as `target` where it is not stored."""
-        each = (1, *fact.shape[1:]) if fact.rows and fact.shape else None
-        if each is not None and prod(each) <= FOLD_LIMIT:
+        each = (self.images, *fact.shape[1:]) if fact.rows and fact.shape else None
+        if each is not None and prod(each) <= IMAGES * FOLD_LIMIT:
             return self.pooled(fact.elem_type, each, 1, lambda: self.draw(each))
         factor, seed = self.factor(), float(self.rng.uniform(1, 1e6))
         low, high = factor * (1 - DISTURBANCE), factor * (1 + DISTURBANCE)

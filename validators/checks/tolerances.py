@@ -1,7 +1,8 @@
 """Every tolerance of the checks, each with its reason."""
 
-# Largest error of a class's logit over half of what it moves between images. fp32 sums in another order stay below 1e-5
-# through fifty layers; one wrong mask element or a coefficient off in its third digit shows above 1e-3.
+# Largest error of a class's logit over half of what it moves between images: for what a bundle stores, those of the
+# bundle alone, since drawn ones may move it more, and make room for a changed weight. fp32 sums in another order stay
+# below 1e-5 through fifty layers; one wrong mask element or a coefficient off in its third digit shows above 1e-3.
 PARITY_SCALED = 1e-4
 # What no comparison of two logits can tell: sixteen roundings of fp32 of the logit itself. They count for nothing, as a
 # class may hardly move.
@@ -30,6 +31,9 @@ NEGLIGIBLE = 1e-30
 # Largest movement of a logit, over its class's spread, under that disturbance. Networks of fifty layers stay below
 # 1e-3; a step made of rounding moves by dozens of its own height.
 ROUNDING_SCALED = 0.05
+# As LEAST_SPREAD, where numbers are disturbed: a small logit is a sum of terms of the usual size, which move it by
+# HONEST_MOVE of that. LEAST_SPREAD would let logits around a constant of 1000 move by 0.5, whatever they vary by.
+LEAST_DISTURBED = HONEST_MOVE / ROUNDING_SCALED
 # A claimed polynomial error is rounded to five digits, and made of bounds that were.
 RANGE_ROUNDING = 1e-3
 # Fewest fraction bits, found on two sets of a few images: a bit halves the error, and a largest error over some hundred

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aurep.errors import AurepError
-from aurep.validators.files.plain import open_plain
+from aurep.validators.files.plain import MAX_BYTES, open_plain
 from aurep.validators.stages import stage
 
 FILE = "samples.npz"
@@ -44,6 +44,10 @@ def _archive(stream: BinaryIO) -> Any:
     stored = np.load(stream, allow_pickle=False)
     if not isinstance(stored, np.lib.npyio.NpzFile):
         raise ValueError("it is no archive of arrays")
+    assert stored.zip is not None
+    unfolded = sum(entry.file_size for entry in stored.zip.infolist())  # no more than that is ever unfolded of each
+    if unfolded >= MAX_BYTES:
+        raise ValueError(f"it unfolds to {unfolded:,} bytes, expected are less than 2 GiB")
     return stored
 
 

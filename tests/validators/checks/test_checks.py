@@ -295,6 +295,17 @@ def test_one_huge_logit_hides_no_error_of_the_others(bundle: Path) -> None:
     assert "parity" in failed(validate(bundle))
 
 
+def test_what_a_weight_moves_on_the_samples_is_not_measured_by_other_images(bundle: Path) -> None:
+    """Drawn images may move the logits twice as much; two flipped bytes passed that moved them beyond the tolerance."""
+    exact = np.load(bundle / "samples.npz")["logits"]
+    beyond = np.zeros_like(exact)
+    beyond[0, 1] = 1.2 * PARITY_SCALED * np.ptp(exact[:, 1]) / 2
+    stored_logits(bundle, lambda a: a + beyond / 1.5)
+    assert "parity" not in failed(validate(bundle))
+    stored_logits(bundle, lambda a: exact + beyond)
+    assert "parity" in failed(validate(bundle))
+
+
 def test_one_huge_logit_hides_no_rounding(tmp_path: Path) -> None:
     step = """d = Constant<value_float = 1e-8>() o = Constant<value_float = 1.0>() u = Constant<value_float = 1e8>()
         t = Mul(x, d) a = Add(t, o) b = Sub(a, o) s = Mul(b, u) v = Mul(s, x) f = Flatten(v)

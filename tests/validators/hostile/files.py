@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -121,6 +122,25 @@ def header(shape: tuple[int, ...]) -> bytes:
 def bomb(path: Path) -> None:
     """A samples.npz of a few hundred kilobytes that unfolds to 600 MB."""
     samples_of(header((1_000_000, 4, 6, 6)) + bytes(600_000_000))(path)
+
+
+def large_bomb(path: Path) -> None:
+    """A samples.npz of 6 MB that unfolds to 6 GB: zeros, deflated 16 MiB at a time, all alike."""
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    first = deflate.compress(header((10_500_000, 4, 6, 6))) + deflate.flush(zlib.Z_FULL_FLUSH)
+    block = deflate.compress(bytes(2**24)) + deflate.flush(zlib.Z_FULL_FLUSH)
+    count = -(-10_500_000 * 4 * 6 * 6 * 4 // 2**24)
+    data = first + block * count + deflate.flush(zlib.Z_FINISH)
+    entry = zipfile.ZipInfo("inputs.npy")
+    entry.compress_type, entry.compress_size = zipfile.ZIP_DEFLATED, len(data)
+    entry.file_size, entry.header_offset = len(header((10_500_000, 4, 6, 6))) + count * 2**24, 0
+    entry.CRC = 0  # of 6 GB, which nobody reads
+    with path.open("wb") as stream, zipfile.ZipFile(stream, "w") as archive:
+        stream.write(entry.FileHeader(zip64=True) + data)
+        archive.filelist.append(entry)
+        archive.start_dir = stream.tell()
+        archive.writestr("logits.npy", array(np.zeros((1, 5), np.float32)))
+        archive.writestr("labels.npy", array(np.zeros(0, np.int64)))
 
 
 def claiming(**fields: Any) -> Builder:

@@ -99,6 +99,16 @@ def test_broken_samples_are_refused(put: Callable[[Path], object], tmp_path: Pat
     assert "\n" not in str(caught.value)
 
 
+def test_samples_of_6_gigabytes_are_refused_unread(tmp_path: Path) -> None:
+    """As large as they are: under the limits a command has by default, they would be held, and run for half an hour."""
+    files.bundle_with("samples.npz", files.large_bomb)(tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "samples.npz").stat().st_size < 7e6
+    result = CliRunner().invoke(main, ["validate", str(tmp_path / "bundle"), "--limits", "memory=512MiB,wall=20"])
+    assert result.exit_code == 2
+    assert "it unfolds to 6,0" in result.output
+    assert "Traceback" not in result.output
+
+
 CLAIMS: dict[str, tuple[files.Builder, str]] = {
     "resized to 3000 by 3000": (files.claiming(shape=(1, 3000, 3000)), "while loading the data.* memory"),
     "five means": (files.claiming(shape=(1, 8, 8), mean=(0.0,) * 5, std=(1.0,) * 5), "while drawing images"),
