@@ -1,7 +1,8 @@
 """Builds `cpu.cpp` and what it includes on first use.
 
 With torch.utils.cpp_extension, which needs a C++ compiler and ninja, into a folder of the user's cache that is named
-after all that the machine code depends on: source, torch, compiler, processor. One process builds, others wait. Where
+after all that the machine code depends on: source, torch, compiler, processor. One process builds, others wait; the
+library takes its name when it is whole, so that a build that was killed, or another copy of aurep, changes none. Where
 it cannot be built `available` is false, `describe` says why, and eager kernels take over.
 """
 
@@ -34,7 +35,7 @@ def available() -> bool:
 
 def must_build() -> bool:
     """Whether `available` has to build first."""
-    return _missing() is None and not any(_folder().glob("aurep_cpu*.so"))
+    return _missing() is None and not _library().exists()
 
 
 def describe() -> str:
@@ -67,20 +68,35 @@ def _missing() -> str | None:
 
 
 def _load() -> None:
+    library = _library()
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(library.with_name("build.lock")):
+        if not library.exists():
+            _compile(library)
+            return  # compiling loads it
+    torch.ops.load_library(library)
+
+
+def _compile(library: Path) -> None:
     from torch.utils import cpp_extension
 
-    folder = _folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "build.lock"):
-        (folder / "lock").unlink(missing_ok=True)  # left by a build that was killed; nobody else is here now
-        cpp_extension.load(
-            "aurep_cpu",
-            [str(_SOURCES[0])],
-            extra_cflags=[*_FLAGS, *_machine_flags(), "-fopenmp"],
-            extra_ldflags=["-fopenmp"],
-            build_directory=str(folder),
-            is_python_module=False,
-        )
+    building = library.with_name("building")
+    shutil.rmtree(building, ignore_errors=True)  # left by a build that was killed; nobody else is here now
+    building.mkdir()
+    cpp_extension.load(
+        library.stem,
+        [str(_SOURCES[0])],
+        extra_cflags=[*_FLAGS, *_machine_flags(), "-fopenmp"],
+        extra_ldflags=["-fopenmp"],
+        build_directory=str(building),
+        is_python_module=False,
+    )
+    (building / library.name).replace(library)
+    shutil.rmtree(building, ignore_errors=True)
+
+
+def _library() -> Path:
+    return _folder() / "aurep_cpu.so"
 
 
 def _folder() -> Path:

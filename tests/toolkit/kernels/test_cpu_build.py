@@ -1,9 +1,13 @@
-"""What happens where the C++ kernels cannot be built."""
+"""When the C++ kernels are built, and what happens where they cannot be."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from torch.utils import cpp_extension
 
 from aurep.kernels import cpu_build, eager, kernels_for, using
 
@@ -15,6 +19,34 @@ def test_it_builds_where_the_tools_are() -> None:
         pytest.skip(missing)
     assert cpu_build.available(), cpu_build.describe()
     assert not cpu_build.must_build()
+
+
+def test_one_that_is_there_is_not_built_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ninja would: by the paths of another copy of aurep, it takes the library for one of something else."""
+    if not cpu_build.available():
+        pytest.skip(cpu_build.describe())
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("built again")
+
+    monkeypatch.setattr(cpp_extension, "load", fail)
+    cpu_build._load()
+
+
+def test_a_build_that_was_killed_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "building").mkdir()
+    (tmp_path / "building/aurep_cpu.so").write_bytes(b"half")
+
+    def build(name: str, *arguments: Any, build_directory: str, **options: Any) -> None:
+        assert not any(Path(build_directory).iterdir())
+        Path(build_directory, f"{name}.so").write_bytes(b"whole")
+        assert not (tmp_path / "aurep_cpu.so").exists()
+
+    monkeypatch.setattr(cpu_build, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(cpp_extension, "load", build)
+    cpu_build._load()
+    assert (tmp_path / "aurep_cpu.so").read_bytes() == b"whole"
+    assert not (tmp_path / "building").exists()
 
 
 @pytest.mark.parametrize("missing", ["c++", "ninja"])
