@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,8 @@ def command(
         raise click.UsageError("--resume goes on with the run as it was configured; give it alone.")
     config = read_config(resume) if resume is not None else read(recipe, [*given, *overrides])
     keep_freed_memory()
-    console = Console(quiet=quiet)
+    others = os.environ.get("LOCAL_RANK", "0") != "0"  # under torchrun, one process of a node speaks; all do the same
+    console = Console(quiet=quiet or others)
     try:
         shown = None if quiet else console
         result = train(config, resume or out, resume=resume is not None, console=shown, verbose=verbose)

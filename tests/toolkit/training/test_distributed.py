@@ -1,4 +1,4 @@
-"""Two processes under torchrun train one network."""
+"""Two processes under torchrun train one network, and one of them says so."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 import torch
 import aurep.training.pipeline as pipeline
-from aurep.training import train
-from aurep.training.config import parse_config
+from aurep.cli import main
 
 out = Path(sys.argv[1])
 finish = pipeline.Pipeline._finish
@@ -30,7 +29,7 @@ def keep_every_rank_s_masks(self, engine, teacher, student):
     return finish(self, engine, teacher, student)
 
 pipeline.Pipeline._finish = keep_every_rank_s_masks
-train(parse_config(Path(sys.argv[2]).read_text()), out)
+main(["train", sys.argv[2], "--out", sys.argv[1]])
 """
 
 
@@ -38,13 +37,15 @@ def test_two_processes_agree_on_masks_and_meet_the_budget(tmp_path: Path) -> Non
     (tmp_path / "script.py").write_text(_SCRIPT)
     (tmp_path / "tiny.toml").write_text(RECIPE)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run(
+    ran = subprocess.run(
         [*torchrun, str(tmp_path / "script.py"), str(tmp_path / "run"), str(tmp_path / "tiny.toml")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=True,
         timeout=300,
         capture_output=True,
+        text=True,
     )
+    assert [ran.stdout.count(said) for said in ("reading digits", "Run folder:")] == [1, 1]
     first, second = (load_file(tmp_path / f"masks-{rank}.safetensors") for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert sum(int(mask.sum()) for mask in first.values()) == 96
