@@ -1,12 +1,14 @@
-"""The recipe imagenet-efficientnet-b2-50k from end to end, small: generated JPEGs, fresh weights, a few steps a phase.
+"""The recipe imagenet-efficientnet-b2-50k from end to end, small: JPEGs, fresh weights, a few steps a phase.
 
-    python benchmarks/imagenet_rehearsal.py            # on a CPU; an hour where it is busy
+    python benchmarks/imagenet_rehearsal.py --cifar10 DIR --folder WORK    # on a CPU; an hour or two where it is busy
+    python benchmarks/imagenet_rehearsal.py --folder WORK --resume         # goes on where the result file ends
 
 It shows that the whole way is passable at ImageNet's size of network and image, and what a step costs; the accuracy is
-chance, for the images are noise. Before the run: polynomials fitted to the untrained network, all 8,804,162 elements
-replaced, exported: what is exportable before any training. Afterwards every target is exported or says why not, and
-what was written is validated against the run and recounted. Peak memory is the process's high-water mark, reset before
-each phase. Writes benchmarks/results/imagenet_rehearsal.{json,md}.
+chance after so few. The images are CIFAR-10's, enlarged, from DIR/data_batch_*, or noise. Before the run: polynomials
+fitted to the untrained network, all 8,804,162 elements replaced, exported: what is exportable before any training.
+Afterwards every target is exported or says why not, and what was written is validated against the run and recounted.
+Peak memory is the process's high-water mark, reset before each phase. Writes
+benchmarks/results/imagenet_rehearsal.{json,md}.
 """
 
 from __future__ import annotations
@@ -15,27 +17,31 @@ import argparse
 import json
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from loading import SIZES, photograph, write_folder
+from PIL import Image
 from provenance import RESULTS, epochs_of, markdown_table, provenance
 from rich.console import Console
 
 import aurep
+from aurep.data.cifar import read_cifar10
 from aurep.exporters import export_run
 from aurep.exporters.targets import TARGETS
+from aurep.metadata import InputClaim, Origin
 from aurep.surgery import hybrid_sites
 from aurep.training.config import Config, parse_config, read_recipe
 from aurep.training.engine import Engine
 from aurep.training.pipeline import Pipeline
 
 RECIPE = "imagenet-efficientnet-b2-50k"
-PHASES = ("baseline", "search", "finetune")
 TRAINING_IMAGES = 1_281_167 * 0.98  # ImageNet's, less the recipe's val_fraction
+TEST_IMAGES, CLASSES = 40, 10
 CHANGED = (
     "model.pretrained=false",
     "train.device=cpu",
@@ -44,71 +50,97 @@ CHANGED = (
     "data.val_fraction=0.1",
     "baseline.epochs=1",
     "search.epochs=1",
-    "finetune.epochs=1",
+    "finetune.epochs=2",  # the projection changes the network at once, and running statistics follow by a tenth a step
     "finetune.ema=0",
+    # The recipe's first steps of 98,000 have rates below these: they warm up. Its full ones, in so few steps, throw the
+    # network further off than running statistics can follow, and the result is infinite in evaluation.
+    "baseline.lr=2e-4",
+    "search.lr=1e-5",
+    "search.coefficient_lr=2e-6",
+    "finetune.lr=1e-5",
+    "finetune.coefficient_lr=2e-6",
+    "search.calibration=32",
     "search.fit=bounded",  # the teacher is as good as untrained
 )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=240, help="for training, of which a tenth is for validation")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--classes", type=int, default=10)
-    parser.add_argument("--targets", nargs="*", default=["onnx", *(name for name in TARGETS if name != "onnx")])
-    parser.add_argument("--again", action="store_true", help="take the first calibration from the result file")
+    parser.add_argument("--images", type=int, default=136, help="for training, of which a tenth is for validation")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--cifar10", type=Path, help="folder of the official batches; default: noise")
+    parser.add_argument("--folder", type=Path, help="where images, run and bundles lie; default: a temporary one")
+    parser.add_argument("--resume", action="store_true", help="keep what the result file has of the run in --folder")
     parser.add_argument("--page", action="store_true", help="only write the page again, from the JSON")
     arguments = parser.parse_args()
     path = RESULTS / "imagenet_rehearsal.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if arguments.resume or arguments.page else provenance()
     if not arguments.page:
-        first = json.loads(path.read_text())["first"] if arguments.again else None
-        for found in rehearse(arguments, first):
+        for _ in rehearse(arguments, found):
             path.write_text(json.dumps(found, indent=1) + "\n")
-    path.with_suffix(".md").write_text(page(json.loads(path.read_text())))
-    print(path.with_suffix(".md").read_text())
+    path.with_suffix(".md").write_text(page(found))
+    print(page(found))
 
 
-def rehearse(arguments: argparse.Namespace, first: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """What is known after training, and after every target."""
-    with tempfile.TemporaryDirectory() as name:
+def rehearse(arguments: argparse.Namespace, found: dict[str, Any]) -> Iterator[None]:
+    """Adds to `found` what is not in it: the first calibration, then the phases, then every target."""
+    with nullcontext(arguments.folder) if arguments.folder else tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pictures = [photograph(i, SIZES[i % len(SIZES)]) for i in range(40)]
-        write_folder(folder / "images", arguments.images, pictures, classes=arguments.classes)
-        changes = [
-            *CHANGED,
-            f"data.name='folder:{folder / 'images'}'",
-            f"train.batch_size={arguments.batch}",
-            f"search.calibration={8 * arguments.batch}",
-        ]
-        config = parse_config(read_recipe(RECIPE), RECIPE, changes)
-        first = first or first_calibration(config, folder)
-        print(json.dumps(first, indent=1), flush=True)
-        with peaks() as peak:
-            result = aurep.train(config, folder / "run", console=Console(width=120))
-        phases = {
-            row["phase"]: {
-                "steps": round(float(row["seconds"]) * float(row["images_per_second"]) / arguments.batch),
-                "images_per_second": float(row["images_per_second"]),
-                **peak[row["phase"]],
-            }
-            for row in epochs_of(folder / "run")
-        }
-        print(json.dumps(phases, indent=1), flush=True)
-        found = {
-            **provenance(),
-            "images": arguments.images,
-            "batch": arguments.batch,
-            "classes": arguments.classes,
-            "relu_total": result.relu_total,
-            "relu_count": result.relu_count,
-            "first": first,
-            "phases": phases,
-            "targets": {},
-        }
-        yield found
-        for target in arguments.targets:
+        config = parse_config(read_recipe(RECIPE), RECIPE, [*CHANGED, *changes(folder / "images", arguments.batch)])
+        if not (folder / "images").exists():
+            found |= write_images(folder / "images", arguments.images, arguments.cifar10)
+        if "first" not in found:
+            found["first"] = first_calibration(config, folder)
+            print(json.dumps(found["first"], indent=1), flush=True)
+            yield
+        if "phases" not in found:
+            with peaks() as peak:
+                result = aurep.train(config, folder / "run", console=Console(width=120))
+            found |= {"batch": arguments.batch, "relu_total": result.relu_total, "relu_count": result.relu_count}
+            found |= {"phases": phases(folder / "run", arguments.batch, peak), "targets": {}}
+            print(json.dumps(found["phases"], indent=1), flush=True)
+            yield
+        for target in [name for name in TARGETS if name not in found["targets"]]:
             found["targets"][target] = exported(folder / "run", folder / target, target)
-            yield found
+            yield
+
+
+def changes(images: Path, batch: int) -> list[str]:
+    return [f"data.name='folder:{images}'", f"train.batch_size={batch}"]
+
+
+def write_images(folder: Path, images: int, cifar10: Path | None) -> dict[str, Any]:
+    """Class folders of JPEGs, and what they are."""
+    if cifar10 is None:
+        pictures = [photograph(i, SIZES[i % len(SIZES)]) for i in range(40)]
+        write_folder(folder, images, pictures, classes=CLASSES)
+        return {"images": images, "kind": "generated JPEGs"}
+    raw = read_cifar10(cifar10)
+    for part, x, y in (("train", raw.x_train[:images], raw.y_train), ("test", raw.x_test[:TEST_IMAGES], raw.y_test)):
+        for i, pixels in enumerate(x):
+            file = folder / part / f"{y[i]:03}" / f"{i:05}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.transpose(1, 2, 0)).resize((256, 256), Image.Resampling.BICUBIC).save(file)
+    return {"images": images, "kind": "images of CIFAR-10, enlarged to JPEGs of 256x256"}
+
+
+def phases(run: Path, batch: int, peak: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Per phase: steps, images a second of training, and what `peak` has."""
+    seconds, seen = defaultdict[str, float](float), defaultdict[str, float](float)
+    largest = defaultdict[str, list[str]](list)
+    for row in epochs_of(run):
+        seconds[row["phase"]] += float(row["seconds"])
+        seen[row["phase"]] += float(row["seconds"]) * float(row["images_per_second"])
+        largest[row["phase"]].append(f"{float(row['largest_input'] or 'nan'):.3g}")
+    return {
+        phase: {
+            "steps": round(seen[phase] / batch),
+            "images_per_second": seen[phase] / seconds[phase],
+            "largest_inputs": largest[phase],
+            **peak[phase],
+        }
+        for phase in seconds
+    }
 
 
 def first_calibration(config: Config, folder: Path) -> dict[str, Any]:
@@ -139,7 +171,9 @@ def first_calibration(config: Config, folder: Path) -> dict[str, Any]:
             except aurep.AurepError:  # an earlier polynomial made a later site's inputs infinite
                 found[f"largest_{method}"] = "infinite while it is fitted"
     file = folder / "first.onnx"
-    aurep.export(student, batches[0][:1], file)
+    data = pipeline.data  # what the inputs are: `aurep validate` draws others like them
+    made = InputClaim(shape=data.image_shape, mean=tuple(data.mean), std=tuple(data.std))
+    aurep.export(student, batches[0][:1], file, origin=Origin(input=made))
     report = aurep.validate(file)
     failed = [f"{check.name}: {check.measured}" for check in report.checks if not check.passed]
     return found | {"relu_count": aurep.count_relus(file).total, "passed": report.passed, "failed": failed}
@@ -193,54 +227,67 @@ def peaks() -> Iterator[dict[str, dict[str, float]]]:
 
 
 def page(found: dict[str, Any]) -> str:
-    config = parse_config(read_recipe(RECIPE), RECIPE)
-    first, phases = found["first"], found["phases"]
-    plain = phases["baseline"]["processor_seconds"]
-    lines = [
-        "# EfficientNet-B2 at ImageNet's size, rehearsed\n",
-        f"Recipe {RECIPE} on {found['images']} generated JPEGs of {found['classes']} classes at 224x224, fresh "
-        f"weights, batch {found['batch']}, one epoch a phase. {found['hardware']}, {found['versions']}, "
-        f"{found['date']}; other work ran on the machine: images a second are too few by an unknown factor; processor "
-        "time, of a phase with its validation, says what a step costs to another. No accuracy is "
-        "meant: the images are noise.\n",
-        f"{found['relu_total']:,} activation elements counted, {found['relu_count']:,} kept. The gates of the "
-        "squeeze-and-excite blocks, 14,784 sigmoids, are no sites: they stay, and a file counts them besides.\n",
-        "## First calibration\n",
+    head = (
+        "# EfficientNet-B2 at ImageNet's size, rehearsed\n\n"
+        f"Recipe {RECIPE} on {found['images']} {found['kind']}, at 224x224: fresh weights. "
+        f"{found['hardware']}, {found['versions']}, {found['date']}; other work ran on the machine: images a second "
+        "are too few by an unknown factor. Processor time, of a phase with its validation, says what a step costs "
+        "to another. Rates are those of the recipe's first steps, in its warm-up; no accuracy is meant.\n"
+    )
+    parts = [head, _first(found["first"])]
+    if "phases" in found:
+        parts += [_phases(found), _targets(found["targets"]), _estimate(found["phases"])]
+    return "\n".join(parts)
+
+
+def _first(first: dict[str, Any]) -> str:
+    verdict = "passed" if first["passed"] else "failed, " + "; ".join(first["failed"])
+    return (
+        "## First calibration\n\n"
         f"Untrained, batch norms measured, no ReLU left, polynomials fitted at all {first['sites']} sites in turn; "
         "then images that the fit has not seen. Largest logit: "
         f"{first['largest_before']:.3g} with SiLU, {first['largest_moments']} with plain least squares, "
         f'{first["largest_bounded"]} with `fit_polynomials(..., method="bounded")`. The latter exported and '
-        f"recounted: {first['relu_count']:,} elements; `aurep validate` "
-        f"{'passed' if first['passed'] else 'failed, ' + '; '.join(first['failed'])}.\n",
-        "## Phases\n",
-        markdown_table(
-            ["phase", "steps", "images/s", "processor time, s", "to the baseline's", "peak memory, GiB"],
-            [
-                [
-                    phase,
-                    row["steps"],
-                    f"{row['images_per_second']:.2f}",
-                    f"{row['processor_seconds']:.0f}",
-                    f"{row['processor_seconds'] / plain:.2f}",
-                    f"{row['peak_gib']:.2f}",
-                ]
-                for phase, row in phases.items()
-            ],
-        ),
-        "A teacher of so few steps is none: its logits in evaluation are of any size, and so are the polynomials after "
-        "it. What is seen here is what a step costs and that the way is passable, down to the budget.\n",
-        "## Exported\n",
-        markdown_table(
-            ["target", "MB", "ReLU elements recounted", "`aurep validate --run`", ""],
-            [_target_row(name, found["targets"].get(name)) for name in TARGETS],
-        ),
-        "Masks and coefficients are the checkpoint's and logits agree. Where the count fails, it is for `Add`s at the "
-        "end of the network: with such a teacher their inputs are so large that rounding acts as a step, which the "
-        "validator counts as comparisons.\n",
-        "## What a whole run would take\n",
-        _estimate(config, phases),
+        f"recounted: {first['relu_count']:,} elements, the gates of the squeeze-and-excite blocks; `aurep validate` "
+        f"{verdict}.\n"
+    )
+
+
+def _phases(found: dict[str, Any]) -> str:
+    plain = _seconds_a_step(found["phases"]["baseline"])
+    rows = [
+        [
+            phase,
+            row["steps"],
+            f"{row['images_per_second']:.2f}",
+            f"{_seconds_a_step(row):.2f}",
+            f"{_seconds_a_step(row) / plain:.2f}",
+            f"{row['peak_gib']:.2f}",
+        ]
+        for phase, row in found["phases"].items()
     ]
-    return "\n".join(lines)
+    head = ["phase", "steps", "images/s", "processor time a step, s", "to the baseline's", "peak memory, GiB"]
+    return (
+        f"## Phases\n\n{found['batch']} images a step. The search moves 8.8 million indicators in each, "
+        f"however many images it has: a larger batch has a smaller share of that.\n\n{markdown_table(head, rows)}\n"
+        "The largest input of any site, on validation images: "
+        f"{found['phases']['search']['largest_inputs'][-1]} after the search, "
+        f"{', '.join(found['phases']['finetune']['largest_inputs'])} after the epochs of finetuning, of which the first "
+        "of the best accuracy is the result. Infinite: what a student of so few steps may be in evaluation.\n"
+    )
+
+
+def _seconds_a_step(phase: dict[str, Any]) -> float:
+    return float(phase["processor_seconds"]) / int(phase["steps"])
+
+
+def _targets(targets: dict[str, Any]) -> str:
+    head = ["target", "MB", "ReLU-like elements recounted", "`aurep validate --run`", ""]
+    return (
+        f"## Exported\n\n{markdown_table(head, [_target_row(name, targets.get(name)) for name in TARGETS])}\n"
+        "Of what is recounted, 14,784 are the sigmoids of the squeeze-and-excite blocks' gates. They are no sites: "
+        "they stay in every network, besides the budget of 50,000.\n"
+    )
 
 
 def _target_row(name: str, row: dict[str, Any] | None) -> list[str]:
@@ -254,15 +301,17 @@ def _target_row(name: str, row: dict[str, Any] | None) -> list[str]:
     return [name, f"{row['bytes'] / 1e6:.1f}", f"{row['relu_count']:,}", verdict, said]
 
 
-def _estimate(config: Config, phases: dict[str, Any]) -> str:
+def _estimate(phases: dict[str, Any]) -> str:
     """From the ratios of steps measured here, for a rate that whoever reads it can measure on their own GPU."""
-    plain = phases["baseline"]["processor_seconds"]
-    ratios = {phase: phases[phase]["processor_seconds"] / plain for phase in ("search", "finetune")}
+    config = parse_config(read_recipe(RECIPE), RECIPE)
+    plain = _seconds_a_step(phases["baseline"])
+    ratios = {phase: _seconds_a_step(phases[phase]) / plain for phase in ("search", "finetune")}
     epochs = {phase: int(getattr(config, phase).epochs) for phase in ratios}
     work = sum(epochs[phase] * ratios[phase] for phase in ratios)  # plain epochs
     hours = TRAINING_IMAGES * work / 1000 / 3600
     spelled = " + ".join(f"{epochs[phase]} epochs of {phase} at {ratios[phase]:.2f}" for phase in ratios)
     return (
+        "## What a whole run would take\n\n"
         "An estimate, not a measurement: the recipe's teacher is ready-made, so that a run is "
         f"{spelled} times the plain training step, as measured above on a CPU: {work:.1f} plain epochs of "
         f"{TRAINING_IMAGES:,.0f} images. A GPU that trains the plain EfficientNet-B2 at 224x224 at 1,000 images a "
