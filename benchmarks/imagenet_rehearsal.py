@@ -272,8 +272,8 @@ def _phases(found: dict[str, Any]) -> str:
         f"however many images it has: a larger batch has a smaller share of that.\n\n{markdown_table(head, rows)}\n"
         "The largest input of any site, on validation images: "
         f"{found['phases']['search']['largest_inputs'][-1]} after the search, "
-        f"{', '.join(found['phases']['finetune']['largest_inputs'])} after the epochs of finetuning, of which the first "
-        "of the best accuracy is the result. Infinite: what a student of so few steps may be in evaluation.\n"
+        f"{', '.join(found['phases']['finetune']['largest_inputs'])} after the epochs of finetuning, of which the "
+        "first of the best accuracy is the result. Infinite: what a student of so few steps may be in evaluation.\n"
     )
 
 
