@@ -1,13 +1,17 @@
 """Trained networks that a clone of the repository brings along: `zoo/NAME`, named `zoo:NAME` on the command line.
 
-Each is a run folder made small: weights of more than one dimension in fp16, no teacher, no checkpoint, no images, and
-accuracies that were measured again with those weights. One that keeps all of its ReLUs is a teacher for further runs.
+Each is a run folder made small: weights of more than one dimension in fp16, no teacher, checkpoint, indicators or
+images, and accuracies that were measured again with those weights. One that keeps all of its ReLUs is a teacher for
+further runs.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +26,7 @@ from aurep.training.engine import evaluate
 from aurep.training.reading import read_config
 
 PREFIX = "zoo:"
-CARD = "README.md"
+CARD, COSTS = "README.md", "costs.json"
 
 
 def resolve(name: str) -> Path:
@@ -45,16 +49,31 @@ def entries() -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def costs_of(entry: Path) -> dict[str, str]:
+    """Protocol and what one inference sends and waits for by it, in words; empty where nobody counted."""
+    file = entry / COSTS
+    counted = json.loads(file.read_text()) if file.is_file() else []
+    return {f"{cost['framework']} {cost['protocol']}": _cost(cost) for cost in counted}
+
+
+def _cost(cost: dict[str, Any]) -> str:
+    rounds = "" if cost["rounds"] is None else f", {cost['rounds']:,} rounds"
+    return f"{cost['bytes'] / 1e6:,.1f} MB{rounds}"
+
+
 def _is_whole(folder: Path) -> bool:
     files = RunFolder(folder)
     return files.config.is_file() and files.model.is_file() and files.finished
 
 
-def add(run: Path, destination: Path, data_dir: Path | None = None) -> RunResult:
+def add(run: Path, destination: Path, data_dir: Path | None = None, costs: Sequence[dict[str, Any]] = ()) -> RunResult:
     """Make the finished run in folder `run` the zoo's entry `destination`, a folder that is not there yet.
 
     Polynomials and batch norms keep their precision. Accuracies are measured with the rounded weights, on the run's
     validation and test images from `data_dir` (default: where the run found them).
+
+    Args:
+        costs: what private inference of it costs, as `aurep.costs.RunCosts` counts it, to be listed with it.
 
     Raises:
         AurepError: no finished run, weights beyond fp16, the data set is not at hand, or `destination` exists.
@@ -66,7 +85,8 @@ def add(run: Path, destination: Path, data_dir: Path | None = None) -> RunResult
         _pack(run, made)
         result = _measured(load_run(made, data_dir))
         result.write()
-        write_text(made / CARD, _card(destination.name, result))
+        write_text(made / COSTS, json.dumps([*costs], indent=2) + "\n")
+        write_text(made / CARD, _card(destination.name, result, costs))
         made.rename(destination)
     return result
 
@@ -74,8 +94,9 @@ def add(run: Path, destination: Path, data_dir: Path | None = None) -> RunResult
 def _pack(run: Path, folder: Path) -> None:
     source, target = RunFolder(run), RunFolder(folder)
     result = read_result(run)
-    weights = {name: _rounded(name, tensor, run) for name, tensor in read_weights(source.model).items()}
-    save_weights(target.model, weights)
+    indicators = {f"{site.name}.alpha" for site in result.sites}  # the masks have been decided
+    weights = {name: tensor for name, tensor in read_weights(source.model).items() if name not in indicators}
+    save_weights(target.model, {name: _rounded(name, tensor, run) for name, tensor in weights.items()})
     config = read_config(run)
     data = config.data.model_copy(update={"dir": None})  # where it lay is nobody else's business
     baseline = config.baseline.model_copy(update={"checkpoint": None})  # nor where the teacher did
@@ -110,18 +131,22 @@ def _measured(run: Run) -> RunResult:
     return run.result.model_copy(update={"training": run.result.training.model_copy(update=found)})
 
 
-def _card(name: str, result: RunResult) -> str:
+def _card(name: str, result: RunResult, costs: Sequence[dict[str, Any]]) -> str:
     claim = result.training
     kept = f"{result.relu_count:,} of {result.relu_total:,} ReLU elements"
     alone = result.relu_count == result.relu_total
     teacher = "" if alone else f"; its all-ReLU teacher: {result.teacher_test_accuracy:.2f} %"
+    how = f"seed {claim.seed}" if alone else f"method {claim.method}, seed {claim.seed}"
+    shape = " x ".join(map(str, result.input.shape))
     use = f"aurep train RECIPE --teacher {PREFIX}{name}" if alone else f"aurep handoff {name}-bundle"
+    counted = [f"{each['framework']} {each['protocol']} {_cost(each)}" for each in costs]
+    paid = f"- one private inference, as `aurep inspect` counts it: {'; '.join(counted)}\n" if counted else ""
     return f"""# {name}
 
-{claim.model} on {claim.data}, {kept}, trained with aurep (method {claim.method}, seed {claim.seed}, {result.finished}).
+{claim.model} on {claim.data}, {kept}, trained with aurep ({how}, {result.finished}).
 
 - test accuracy, with these fp16 weights: **{result.test_accuracy:.2f} %**{teacher}
-- images of {" x ".join(map(str, result.input.shape))}, normalised as `run.json` says; {len(result.classes)} classes
+{paid}- images of {shape}, normalised as `run.json` says; {len(result.classes)} classes
 - `config.toml` is the run's configuration, `metrics.csv` what every epoch measured
 
 ```sh

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from aurep.cli import main
+from aurep.costs import RunCosts
 from aurep.data import load_data
 from aurep.errors import AurepError
 from aurep.training import load_run, train
@@ -51,8 +52,10 @@ def invoke(*arguments: str) -> str:
 def test_every_command_takes_an_entry_by_name(run: Path, home: Path) -> None:
     assert "zoo/small: " in invoke("zoo", "add", str(run), "small")
     claimed = json.loads((run / "run.json").read_text())
-    listed = invoke("zoo")
+    listed = next(line for line in invoke("zoo").splitlines() if line.startswith("small "))
     assert f"{claimed['relu_count']:,} of {claimed['relu_total']:,}" in listed
+    for cost in RunCosts()(run):
+        assert f"{cost['bytes'] / 1e6:,.1f} MB" in listed
     invoke("export", "zoo:small", "-o", "bundle")
     assert json.loads((home / "bundle" / "budget.json").read_text())["relu_count"] == claimed["relu_count"]
     invoke("validate", "zoo:small", "--json", "report.json")
@@ -83,9 +86,9 @@ def test_an_entry_holds_neither_images_nor_teacher_nor_anybody_s_folders(run: Pa
     for source in (run, all_relu):
         add(source, home / "zoo" / source.name)
         entry = home / "zoo" / source.name
-        names = {"README.md", "budget.json", "config.toml", "metrics.csv", "model.safetensors", "run.json"}
-        assert {file.name for file in entry.iterdir()} == names
-        for name in names - {"model.safetensors"}:
+        texts = {"README.md", "budget.json", "config.toml", "costs.json", "metrics.csv", "run.json"}
+        assert {file.name for file in entry.iterdir()} == texts | {"model.safetensors"}
+        for name in texts:
             assert "somebody" not in (entry / name).read_text()
             assert str(run.parent) not in (entry / name).read_text()
         assert load_run(entry).config.digest() == load_run(entry).training.config_sha256
@@ -95,7 +98,11 @@ def test_packing_rounds_weights_and_nothing_else(run: Path, home: Path) -> None:
     add(run, home / "packed")
     before, after = (load_file(folder / "model.safetensors") for folder in (run, home / "packed"))
     assert after["conv1.weight"].dtype == torch.float16
-    for name, tensor in before.items():
+    left_out = {name for name in before if name.endswith(".alpha")}
+    assert left_out
+    assert after.keys() == before.keys() - left_out
+    for name in after:
+        tensor = before[name]
         if after[name].dtype == torch.float16:
             assert torch.equal(after[name], tensor.half())
         else:
@@ -151,7 +158,7 @@ def test_weights_beyond_fp16_are_refused_and_leave_nothing(run: Path, home: Path
     with pytest.raises(AurepError, match=r"fc\.weight.*fp16"):
         add(copy, home / "zoo" / "small")
     assert list((home / "zoo").iterdir()) == []
-    assert entries() == {}
+    assert "small" not in entries()
 
 
 def test_an_entry_is_never_overwritten(run: Path, home: Path) -> None:

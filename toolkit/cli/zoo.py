@@ -19,31 +19,27 @@ def command(ctx: click.Context) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from aurep.costs import RunCosts
     from aurep.results import read_result
-    from aurep.zoo import CARD, entries
+    from aurep.zoo import CARD, costs_of, entries
 
     found = entries()
     if not found:
         click.echo("no zoo is here: it comes with a clone of the repository, not with a wheel.")
         return
-    count = RunCosts()
-    rows = [(name, read_result(folder), count(folder)) for name, folder in found.items()]
+    costs = {name: costs_of(folder) for name, folder in found.items()}
+    protocols = list(dict.fromkeys(protocol for counted in costs.values() for protocol in counted))
     table = Table(box=None, pad_edge=False)
     table.add_column("network", no_wrap=True)
-    for title in ("ReLUs", "test %", "teacher %", *(f"{each['framework']} {each['protocol']}" for each in rows[0][2])):
+    for title in ("ReLUs", "test %", "teacher %", *protocols):
         table.add_column(title, justify="right", no_wrap=True)
-    for name, result, costs in rows:
+    for name, folder in found.items():
+        result = read_result(folder)
+        kept = f"{result.relu_count:,} of {result.relu_total:,}"
         accuracies = (f"{result.test_accuracy:.2f}", f"{result.teacher_test_accuracy:.2f}")
-        table.add_row(name, f"{result.relu_count:,} of {result.relu_total:,}", *accuracies, *map(_cost, costs))
+        table.add_row(name, kept, *accuracies, *(costs[name].get(protocol, "") for protocol in protocols))
     console = Console(highlight=False, width=120)  # a narrower terminal breaks lines, and loses nothing
     console.print(table)
     console.print(f"What each is: zoo/NAME/{CARD}", markup=False)
-
-
-def _cost(cost: dict[str, float | None]) -> str:
-    rounds = "" if cost["rounds"] is None else f", {cost['rounds']:,} rounds"
-    return f"{(cost['bytes'] or 0) / 1e6:,.1f} MB{rounds}"
 
 
 @command.command("add")
@@ -52,12 +48,13 @@ def _cost(cost: dict[str, float | None]) -> str:
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set lies.  [default: the run's]")
 def add_command(run: Path, name: str, data_dir: Path | None) -> None:
     """Pack the finished run RUN as zoo/NAME of the current folder, measured again with its fp16 weights."""
+    from aurep.costs import RunCosts
     from aurep.errors import AurepError
     from aurep.zoo import add
 
     if Path(name).name != name or not name.strip("."):
         raise AurepError(f"{name!r} is no name for a zoo's entry, which is one folder; leave slashes out.")
-    result = add(run, Path("zoo") / name, data_dir)
+    result = add(run, Path("zoo") / name, data_dir, RunCosts()(run))
     click.echo(
         f"wrote zoo/{name}: {result.relu_count:,} of {result.relu_total:,} ReLUs, {result.test_accuracy:.2f} % test"
     )

@@ -67,7 +67,11 @@ class Run:
         """The prepared network with its final weights and masks, on the CPU, in eval mode."""
         model = self._build(prepared=True)
         add_narrower(model, self.example_input, self.config.search.width_multipliers)
-        load_weights(model, read_weights(self.folder.model), self.folder.model)
+        weights = read_weights(self.folder.model)
+        for site in self.result.sites:  # the zoo leaves indicators out
+            if f"{site.name}.mask" in weights:
+                weights.setdefault(f"{site.name}.alpha", weights[f"{site.name}.mask"].float())
+        load_weights(model, weights, self.folder.model)
         return narrowed(model, self.width_multiplier).eval()
 
     @cached_property
