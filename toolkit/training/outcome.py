@@ -49,7 +49,7 @@ class Outcome:
     def settle(self) -> None:
         """Give the model the weights that count, after the last epoch."""
         if self._average:
-            self._average.swap()
+            self._average.take()
         if self._best is not None:
             self.model.load_state_dict(self._best)
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from aurep.activation import HybridActivation
 from aurep.training import train
 from aurep.training.average import Average
 from tests.tolerances import FLOAT32
@@ -32,6 +33,37 @@ def test_recurrence_and_swap() -> None:
             expected = wanted[name] if tensor.is_floating_point() else live[name]
             torch.testing.assert_close(tensor, expected, rtol=FLOAT32, atol=FLOAT32)
     assert all(torch.equal(tensor, live[name]) for name, tensor in model.state_dict().items())
+
+
+def test_polynomials_are_made_of_averaged_factors_and_statistics() -> None:
+    """The average of their coefficients is another polynomial."""
+    torch.manual_seed(0)
+    site = HybridActivation((3, 2, 2), degree=2)
+    site.normalise(torch.rand(4, 3) + 0.5)
+    average = Average(nn.Sequential(site), 0.5)
+    assert site.factors is not None
+    assert site.statistics is not None
+    assert site.coefficients is not None
+    start, moved = site.coefficients.clone(), []
+    for _ in range(6):
+        with torch.no_grad():
+            site.factors.copy_(torch.randn_like(site.factors))
+            site.statistics.copy_(torch.rand_like(site.statistics) + 0.5)
+        site.follow()
+        moved.append(site.coefficients.clone())
+        average.update()
+    with average.applied():
+        m1, v1, m2, v2 = site.statistics
+        f0, f1, f2 = site.factors.unbind(-1)
+        c1, c2 = f1 / (v1 + 1e-5).sqrt(), f2 / (v2 + 1e-5).sqrt()  # as aurep.powers has it
+        expected = torch.stack([f0 - c1 * m1 - c2 * m2, c1, c2], -1)
+        torch.testing.assert_close(site.coefficients, expected, rtol=FLOAT32, atol=FLOAT32)
+        own = moved[0] * 0  # the average of the coefficients themselves, by the recurrence
+        for step, coefficients in enumerate([start, *moved]):
+            decay = 0.0 if step == 0 else min(0.5, step / (9 + step))
+            own = decay * own + (1 - decay) * coefficients
+        assert (own - expected).abs().max() > 0.01
+    assert torch.equal(site.coefficients, moved[-1])
 
 
 def test_a_run_ends_with_the_average_of_its_last_steps(tmp_path: Path) -> None:
