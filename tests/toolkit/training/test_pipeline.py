@@ -212,7 +212,8 @@ def test_refits_divide_the_search_evenly(tmp_path: Path, monkeypatch: pytest.Mon
     moved, refit = AutoRep.after_step, Pipeline._refit
     monkeypatch.setattr(policy, lambda self, progress: (steps.append(1), moved(self, progress))[1])
     monkeypatch.setattr(fitted, lambda self, student: (calls.append(len(steps)), refit(self, student))[1])
-    aurep.train(tiny_config(baseline__epochs=0, search__refits=3, finetune__epochs=0), tmp_path / "run")
+    whole = {"search__budget": "'100%'"}  # nothing is projected, after which polynomials might be fitted once more
+    aurep.train(tiny_config(baseline__epochs=0, search__refits=3, finetune__epochs=0, **whole), tmp_path / "run")
     assert calls[0] == 0
     assert len(calls) == 4
     for number, call in enumerate(calls):
