@@ -200,7 +200,7 @@ def loader(folder: Path, train: bool, finish: bool = True, cache: Path | None = 
         memory_format=torch.channels_last,
     )
     if not finish:
-        made._finish = lambda pixels, y, *_: (pixels, y)  # type: ignore[assignment]  # decoding alone is timed
+        vars(made)["_finish"] = lambda pixels, y, *_: (pixels, y)  # decoding alone is timed
 
     def read() -> None:
         for _ in made.epoch(0):

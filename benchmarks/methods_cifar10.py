@@ -105,30 +105,28 @@ def measure(arguments: argparse.Namespace, teacher: Path, arm: Arm, epochs: str)
 
     first, *others = arguments.seeds
     trials = [run(number, first) for number in range(arguments.trials)]
-    reaching = [trial for trial in trials if trial["reached"]] or trials
-    best = trials.index(max(reaching, key=lambda trial: float(trial["val"])))
+    best = best_of(trials)
     seeds = [trials[best], *(run(best, seed) for seed in others)]
     return {"arm": arm.name, "setting": arm.trials()[best][2:], "trials": trials, "seeds": seeds}
 
 
-def outcome(config: Any, folder: Path) -> dict[str, Any]:
-    """What a run ended with; a collapsed or diverged one with nothing."""
-    from aurep.errors import AurepError
+def best_of(trials: Sequence[dict[str, Any]]) -> int:
+    """The number of that of highest validation accuracy, among those whose search reached the budget by itself."""
+    reaching = [trial for trial in trials if trial["reached"]] or trials
+    return trials.index(max(reaching, key=lambda trial: float(trial["val"])))
+
+
+def outcome(config: Any, folder: Path, budget: int = BUDGET) -> dict[str, Any]:
+    """What a run within `budget` elements ended with; a collapsed or diverged one with nothing."""
+    from aurep.errors import Diverged
     from aurep.training import train
 
     Console().rule(folder.name)
     try:
         result = train(config, folder, resume=True, console=Console())
-    except AurepError as error:
-        return {
-            "val": 0.0,
-            "test": 0.0,
-            "teacher": None,
-            "kept": None,
-            "recovered": None,
-            "reached": False,
-            "error": str(error),
-        }
+    except Diverged as error:  # all else is a mistake in the settings, and no result
+        nothing = dict.fromkeys(("teacher", "kept", "recovered"))
+        return {"val": 0.0, "test": 0.0, "reached": False, "error": str(error), **nothing}
     rows = [row for row in epochs_of(folder) if row["phase"] == "search"]
     kept = int(rows[-1]["kept_before_projection"])
     return {
@@ -137,7 +135,7 @@ def outcome(config: Any, folder: Path) -> dict[str, Any]:
         "teacher": result.teacher_test_accuracy,
         "kept": kept,
         "recovered": sum(int(row["recovered"]) for row in rows),
-        "reached": kept - BUDGET <= 0.1 * kept,
+        "reached": kept - budget <= 0.1 * kept,
     }
 
 

@@ -4,11 +4,9 @@
     python benchmarks/methods_resnet20.py --data-dir DIR --methods snl senet --minutes 120       # a part of it
     python benchmarks/methods_resnet20.py --report                                               # what there is
 
-Every method is tried as often as the others, `--trials` times on the first seed, over the rate of the weights and what
-is its own (a penalty, mostly); the trial of highest validation accuracy whose search reached the budget by itself (the
-projection cut no more than a tenth) is trained on the other seeds too. `--epochs` are those of search and finetuning,
-each a table. One teacher serves all, the zoo's all-ReLU network, which saw the first 45,000 training images; the first
-`--images` of them train the students, and 2,500 that it did not see validate.
+Methods, trials and how the best is chosen are those of methods_cifar10.py. One teacher serves all, the zoo's all-ReLU
+network, which saw the first 45,000 training images; the first `--images` of them train the students, and 2,500 that it
+did not see validate.
 
 Runs that are in the result file are not made again, so that it can be filled a part at a time, and on several machines;
 with --minutes no run starts after so many. Finished runs in --work are read, stopped ones go on. Writes
@@ -19,54 +17,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from provenance import RESULTS, epochs_of, markdown_table, provenance
-from rich.console import Console
+from methods_cifar10 import ARMS, Arm, best_of, outcome, spread
+from provenance import RESULTS, markdown_table, provenance
 from subsets import first_images
 
 BUDGET = 4_899  # of 188,416: 2.6 %, the share at which SNL reports its ResNet-18
 SEEN, VAL_IMAGES = 45_000, 2_500
-SLOWER = ["search.lr=1e-3", "finetune.lr=1e-3"]  # than the default 3e-3
 RECIPE = """
 [model]
 name = "resnet20"
 [train]
 batch_size = 128
 """
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A method at a degree, and its own setting that is tried beside the default one."""
-
-    method: str
-    degree: int
-    default: tuple[str, ...]
-    other: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.method}, degree {self.degree}"
-
-    def trials(self) -> list[list[str]]:
-        own = [f"search.method={self.method}", f"search.degree={self.degree}"]
-        return [[*own, *setting, *rate] for rate in ([], SLOWER) for setting in (self.default, self.other)]
-
-
-ARMS = (
-    Arm("saliency", 2, (), ("search.options.equalise=0.5",)),
-    Arm("autorep", 2, (), ("search.options.penalty=300",)),
-    Arm("random", 2, (), ("search.options.settle=0.4",)),
-    Arm("saliency", 0, (), ("search.options.equalise=0.5",)),
-    Arm("snl", 0, (), ("search.options.penalty=1e-3",)),
-    Arm("senet", 0, ("finetune.pram_weight=1000",), ()),
-)
 
 
 @dataclass
@@ -100,8 +68,7 @@ class Runs:
         trials = self.trials(arm, epochs)
         if len(trials) < self.arguments.trials:
             return None
-        reaching = [trial for trial in trials if trial["reached"]] or trials
-        return trials.index(max(reaching, key=lambda trial: float(trial["val"])))
+        return best_of(trials)
 
     def seeds(self, arm: Arm, epochs: str) -> list[dict[str, Any]]:
         """The chosen trial's runs."""
@@ -130,8 +97,8 @@ class Runs:
             overrides = [f"search.epochs={search}", f"finetune.epochs={finetune}", f"baseline.checkpoint='{teacher}'"]
             overrides += [*arm.trials()[trial], f"train.seed={seed}"]
             name = f"{arm.method}{arm.degree}-{epochs}-t{trial}-s{seed}-{self.arguments.images}"
-            reached = outcome(self.arguments, overrides, Path(self.arguments.work) / name)
-            self.rows.append({**self._key(*todo), **reached, **provenance()})
+            found = outcome(configuration(self.arguments, overrides), self.arguments.work / name, BUDGET)
+            self.rows.append({**self._key(*todo), **found, **provenance()})
             self.file.write_text(json.dumps({"budget": BUDGET, "recipe": RECIPE, "runs": self.rows}, indent=2) + "\n")
             report(self)
 
@@ -158,31 +125,12 @@ def main() -> None:
     report(runs)
 
 
-def outcome(arguments: argparse.Namespace, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
-    """What a run ended with; a collapsed or diverged one with nothing."""
-    from aurep.errors import Diverged
-    from aurep.training import train
+def configuration(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
     from aurep.training.config import parse_config
 
     data = arguments.work / f"images-{arguments.images}.npz"
     first_images(arguments.data_dir, data, arguments.images, val=VAL_IMAGES, val_from=SEEN)
-    own = [f"data.name='npz:{data}'", f"search.budget={BUDGET}", *overrides]
-    Console().rule(folder.name)
-    try:
-        result = train(parse_config(RECIPE, "methods", own), folder, resume=folder.exists(), console=Console())
-    except Diverged as error:
-        nothing = dict.fromkeys(("teacher", "kept", "recovered"))
-        return {"val": 0.0, "test": 0.0, "reached": False, "error": str(error), **nothing}
-    rows = [row for row in epochs_of(folder) if row["phase"] == "search"]
-    kept = int(rows[-1]["kept_before_projection"])
-    return {
-        "val": result.val_accuracy,
-        "test": result.test_accuracy,
-        "teacher": result.teacher_test_accuracy,
-        "kept": kept,
-        "recovered": sum(int(row["recovered"]) for row in rows),
-        "reached": kept - BUDGET <= 0.1 * kept,
-    }
+    return parse_config(RECIPE, "methods", [f"data.name='npz:{data}'", f"search.budget={BUDGET}", *overrides])
 
 
 def report(runs: Runs) -> None:
@@ -220,11 +168,6 @@ def line(runs: Runs, arm: Arm, epochs: str) -> tuple[str, ...]:
         ", ".join(str(seed["recovered"]) for seed in seeds),
         ", ".join(others) or "-",
     )
-
-
-def spread(values: Sequence[float]) -> str:
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation}"
 
 
 if __name__ == "__main__":

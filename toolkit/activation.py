@@ -100,7 +100,7 @@ class HybridActivation(nn.Module):
             return self._symbolic(x)
         training = self.asked(x)
         if training is not None:
-            y, excess, seen = TrainingFunction.apply(x, self.mask, self.alpha, self.trained, training)  # type: ignore[no-untyped-call]  # torch's
+            y, excess, seen = TrainingFunction.apply(x, self.mask, self.alpha, self.trained, training)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
             return self.note(y, excess, seen)
         coefficients = self.effective(x)
         if self.training and self.limit:
@@ -245,7 +245,7 @@ def _polynomial(coefficients: Tensor | None, x: Tensor) -> Tensor:
 
 
 def _hybrid(x: Tensor, mask: Tensor, alpha: Tensor, coefficients: Tensor | None) -> Tensor:
-    result: Tensor = HybridFunction.apply(x, mask, alpha, coefficients)  # type: ignore[no-untyped-call]  # torch's
+    result: Tensor = HybridFunction.apply(x, mask, alpha, coefficients)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
     return result
 
 

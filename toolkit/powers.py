@@ -43,7 +43,7 @@ def power_statistics(x: Tensor, degree: int) -> Tensor:
     Returns:
         (2 * degree, C), fp32 for inputs of half precision.
     """
-    statistics: Tensor = _Statistics.apply(x, degree)  # type: ignore[no-untyped-call]  # torch's
+    statistics: Tensor = _Statistics.apply(x, degree)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
     return statistics
 
 

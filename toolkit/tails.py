@@ -27,7 +27,7 @@ def excess_over(x: Tensor, statistics: Tensor | None, limit: float) -> Tensor:
     x = x[: -(-len(x) // _IMAGES_SHARE)]
     mean, variance = (power_statistics(x.detach(), 1) if statistics is None else statistics)[:2]
     inverse = torch.rsqrt(variance + _LEAST_VARIANCE)
-    excess: Tensor = _Excess.apply(x, mean, inverse, limit)  # type: ignore[no-untyped-call]  # torch's
+    excess: Tensor = _Excess.apply(x, mean, inverse, limit)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
     return excess
 
 

@@ -16,7 +16,8 @@ from aurep.costs import RunCosts
 from aurep.data import load_data
 from aurep.errors import AurepError
 from aurep.training import load_run, train
-from aurep.zoo import add, entries, resolve
+from aurep.zoo import entries, resolve
+from aurep.zoo.packing import add
 from tests.toolkit.training.tiny import tiny_config
 
 SHORT = {"baseline__epochs": 1, "search__epochs": 1, "finetune__epochs": 1}
@@ -49,7 +50,7 @@ def invoke(*arguments: str) -> str:
     return done.output
 
 
-def test_every_command_takes_an_entry_by_name(run: Path, home: Path) -> None:
+def test_commands_take_an_entry_by_name(run: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "zoo/small: " in invoke("zoo", "add", str(run), "small")
     claimed = json.loads((run / "run.json").read_text())
     listed = next(line for line in invoke("zoo").splitlines() if line.startswith("small "))
@@ -65,6 +66,10 @@ def test_every_command_takes_an_entry_by_name(run: Path, home: Path) -> None:
     reached = load_run(resolve("small")).result.test_accuracy
     assert checked["accuracy"]["measured"] == pytest.approx(reached, abs=1e-9)  # a share times 100, in another order
     assert report["file"] == "zoo:small"
+    pushed: list[bool] = []
+    monkeypatch.setattr("aurep.sharing.push", lambda bundle, *_, **__: pushed.append((bundle / "model.onnx").is_file()))
+    invoke("push", "zoo:small", "hf:ours/small", "--no-validate")
+    assert pushed == [True]
 
 
 def test_an_entry_claims_what_its_rounded_weights_reach(run: Path, home: Path) -> None:

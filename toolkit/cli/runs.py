@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-PREFIX = "zoo:"
+from aurep.zoo import PREFIX, resolve
 
 
 class RunPath(click.Path):
@@ -19,11 +19,7 @@ class RunPath(click.Path):
 
 def from_zoo(value: Any) -> Any:
     """`value`, or where it is `zoo:NAME`, the path of that folder."""
-    if isinstance(value, str) and value.startswith(PREFIX):
-        from aurep.zoo import resolve
-
-        return os.fspath(resolve(value))
-    return value
+    return os.fspath(resolve(value)) if isinstance(value, str) and value.startswith(PREFIX) else value
 
 
 def source_from_zoo(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aurep.cli.output import limits_option, progress_line, write_output
-from aurep.cli.runs import PREFIX, RunPath
+from aurep.cli.runs import RunPath
 from aurep.errors import AurepError
 from aurep.exporters.targets import TARGETS
+from aurep.zoo import PREFIX, resolve
 
 if TYPE_CHECKING:
     from aurep.validators.report import Report
@@ -107,17 +108,17 @@ def command(
 
 @contextmanager
 def _exported(path: str, options: dict[str, Any]) -> Iterator[Path]:
-    """The file or bundle to look at. For zoo:NAME, `options` get its run, and its data set where that is at hand."""
+    """The file or bundle to look at. For zoo:NAME, `options` get its run, and its data set where a folder is named."""
     if not path.startswith(PREFIX):
         yield Path(path)
         return
     from aurep.sharing import bundle_of
     from aurep.training.reading import read_config
-    from aurep.zoo import resolve
 
-    options["run"] = options["run"] or resolve(path)
-    if options["data_dir"] is not None:
-        options["data"] = options["data"] or read_config(resolve(path)).data.name
+    entry = resolve(path)
+    options["run"] = options["run"] or entry
+    if options["data_dir"] is not None:  # asked for, and so not to be passed over where it is missing
+        options["data"] = options["data"] or read_config(entry).data.name
     with bundle_of(path, options["data_dir"]) as bundle:
         yield bundle
 

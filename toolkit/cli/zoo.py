@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+from aurep.errors import AurepError
+from aurep.zoo import CARD, costs_of, entries
+
 
 @click.group("zoo", invoke_without_command=True)
 @click.pass_context
@@ -20,7 +23,6 @@ def command(ctx: click.Context) -> None:
     from rich.table import Table
 
     from aurep.results import read_result
-    from aurep.zoo import CARD, costs_of, entries
 
     found = entries()
     if not found:
@@ -49,8 +51,7 @@ def command(ctx: click.Context) -> None:
 def add_command(run: Path, name: str, data_dir: Path | None) -> None:
     """Pack the finished run RUN as zoo/NAME of the current folder, measured again with its fp16 weights."""
     from aurep.costs import RunCosts
-    from aurep.errors import AurepError
-    from aurep.zoo import add
+    from aurep.zoo.packing import add
 
     if Path(name).name != name or not name.strip("."):
         raise AurepError(f"{name!r} is no name for a zoo's entry, which is one folder; leave slashes out.")

@@ -62,7 +62,7 @@ class NormedActivation(nn.Module):
         site, training = self.site, self.site.asked(z)
         polynomial = site.effective(z) if training is None else site.trained
         inputs = (z, residual, *own, *other, site.mask, site.alpha, polynomial, training)
-        y, excess, seen = NormedFunction.apply(*inputs)  # type: ignore[no-untyped-call]  # torch's
+        y, excess, seen = NormedFunction.apply(*inputs)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
         return site.note(y, excess, seen)
 
     def _fusible(self, z: Tensor, residual: Tensor | None) -> bool:

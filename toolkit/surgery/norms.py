@@ -89,7 +89,7 @@ def normalise(norm: nn.Module, z: Tensor) -> Tensor:
         return normed
     batch = Batch(norm, z)
     parts = (batch.weight, batch.bias, batch.mean, batch.inverse)
-    synced: Tensor = _SyncedFunction.apply(z, *parts)  # type: ignore[no-untyped-call]  # torch's
+    synced: Tensor = _SyncedFunction.apply(z, *parts)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
     return synced
 
 

@@ -3,8 +3,7 @@
 After step t every weight and batch-norm statistic w moves its average a by  a <- d a + (1 - d) w  with
 d = min(decay, (1 + t) / (10 + t)), so that the start, far from the end, is soon forgotten (Polyak and Juditsky, 1992;
 the warm-up is TensorFlow's). Masks and counters are taken as they are. A normalised polynomial's coefficients are made
-of the averaged factors and statistics: their own average is another polynomial, since they are quotients of the two,
-and a deep network of such polynomials ends infinite on nearly every image.
+of the averaged factors and statistics: their own average is another polynomial, since they are quotients of the two.
 """
 
 from __future__ import annotations

@@ -76,10 +76,10 @@ def _find(source: str, model: nn.Module) -> Mapping[str, Any]:
     if source.startswith("hf:"):
         return _read_file(_download(source.removeprefix("hf:")))
     path = Path(source)
-    return _read_run(path, model) if path.is_dir() else _read_file(path)
+    return _read_run(path) if path.is_dir() else _read_file(path)
 
 
-def _read_run(path: Path, model: nn.Module) -> Mapping[str, Any]:
+def _read_run(path: Path) -> Mapping[str, Any]:
     """The teacher of the run in folder `path`; a finished run without one may itself be an all-ReLU network."""
     folder = RunFolder(path)
     if folder.teacher.exists() or not folder.finished:

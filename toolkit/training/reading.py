@@ -123,11 +123,11 @@ class Run:
 
     def _test_images(self, count: int) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         with suppress(AurepError):
-            data = self.images()
-            return data.x_test[:count], data.y_test[:count]
+            return self.images.x_test[:count], self.images.y_test[:count]
         pixels = 255 * drawn_pixels(np.random.default_rng(0), (count, *self.result.input.shape))
         return np.round(pixels).astype(np.uint8), np.zeros(0)
 
+    @cached_property
     def images(self) -> ImageData:
         """The data set it was trained on, made as the run made it. Raises AurepError where that is not at hand."""
         data, claim = self.config.data, self.result.input
@@ -150,7 +150,7 @@ class Run:
         Never images that were drawn at random: of real ones their ranges say nothing.
         """
         with suppress(AurepError):
-            return self._normalised(self.images().x_train[:count]), f"training images of {self.config.data.name}"
+            return self._normalised(self.images.x_train[:count]), f"training images of {self.config.data.name}"
         images, labels = self.samples(count)
         return images[: len(labels)], "samples"
 

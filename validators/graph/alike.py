@@ -87,4 +87,4 @@ def likeness(
         kinds = [None if tensor is None else tensor.kind_as_term for tensor in inputs]
     else:
         kinds = [None if tensor is None else tensor.kind for tensor in inputs]
-    return op, opsets.get("", 0), *settings, *kinds, *map(bool, node.output), dynamic
+    return op, opsets.get("", 0), tuple(settings), tuple(kinds), tuple(map(bool, node.output)), dynamic

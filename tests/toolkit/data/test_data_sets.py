@@ -64,7 +64,7 @@ def write_tiny_imagenet(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def real_cifar10() -> Path:
     if not UNPACK.is_file():
-        pytest.skip("the official CIFAR-10 is not beside the repository")
+        pytest.skip(f"the official CIFAR-10 is not beside the repository ({UNPACK.name} unpacks it)")
     folder = Path(tempfile.gettempdir()) / f"aurep-test-cifar10-{os.getuid()}"
     if not (folder / "cifar-10-batches-py" / "batches.meta").is_file():  # written last
         subprocess.run([sys.executable, str(UNPACK), str(folder)], check=True, stdout=subprocess.DEVNULL)

@@ -25,6 +25,7 @@ from aurep.data.memory import available_memory
 from aurep.data.stream import StreamLoader
 from aurep.data.transforms import ImageTransform, seeded
 from aurep.torchvision import import_torchvision
+from tests.needs import TORCHVISION_MISSING
 
 SIZE = (12, 16)
 EVERYTHING = Augment(resized_crop=(0.2, 1.0), randaugment=(2, 9), cutout=3, mixup=0.2, cutmix=1.0)
@@ -114,10 +115,10 @@ def test_available_memory_is_what_the_machine_and_the_container_leave(
 
 @pytest.fixture(scope="module")
 def torchvision() -> Any:
-    try:
-        return import_torchvision("torchvision.transforms.v2")
-    except ImportError:
-        pytest.skip("torchvision is not installed (extra imagenet)")
+    """One that is there and cannot be imported is a failure, and nothing to skip."""
+    if TORCHVISION_MISSING:
+        pytest.skip(TORCHVISION_MISSING)
+    return import_torchvision("torchvision.transforms.v2")
 
 
 def test_batches_are_the_same_whatever_the_workers(folder: Path, torchvision: Any) -> None:

@@ -17,7 +17,7 @@ from aurep import AurepError
 from aurep.handoff.processes import run_parties
 from aurep.handoff.session import PARTIES
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the parties inherit pipes, which Windows lacks")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows lets no process inherit pipes (pass_fds)")
 
 PROGRAM = f"""
 import os, signal, sys, time

@@ -10,6 +10,7 @@ import torch
 from torch.utils import cpp_extension
 
 from aurep.kernels import cpu_build, eager, kernels_for, using
+from tests.needs import needs_cpu_kernels
 
 
 def test_it_builds_where_the_tools_are() -> None:
@@ -21,10 +22,9 @@ def test_it_builds_where_the_tools_are() -> None:
     assert not cpu_build.must_build()
 
 
+@needs_cpu_kernels
 def test_one_that_is_there_is_not_built_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """ninja would: by the paths of another copy of aurep, it takes the library for one of something else."""
-    if not cpu_build.available():
-        pytest.skip(cpu_build.describe())
 
     def fail(*arguments: Any, **options: Any) -> None:
         raise AssertionError("built again")

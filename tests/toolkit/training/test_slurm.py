@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
@@ -53,6 +54,10 @@ def wait_for(happened: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
+def is_searching(metrics: Path) -> bool:
+    return metrics.exists() and "search" in metrics.read_text()
+
+
 def test_requeued_elements_of_an_array_end_where_they_would_have(tmp_path: Path) -> None:
     """One is preempted, and one warned as Slurm warns a job whose time ends; both are trained as if neither were."""
     recipe = tiny_config(baseline__epochs=1, search__epochs=4, finetune__epochs=8, train__precision="fp32")
@@ -62,8 +67,7 @@ def test_requeued_elements_of_an_array_end_where_they_would_have(tmp_path: Path)
     launcher = Thread(target=lambda: rows.extend(compare(recipe, root, ["random"], budgets, [0], launcher=CLUSTER)))
     launcher.start()
     for cell, command in ((preempted, ["scontrol", "requeue"]), (warned, ["scancel", "--signal=USR2"])):
-        written = cell.folder(root) / "metrics.csv"
-        wait_for(lambda written=written: written.exists() and "search" in written.read_text())  # type: ignore[misc]
+        wait_for(partial(is_searching, cell.folder(root) / "metrics.csv"))
         ids = json.loads((root / "jobs/submitted.json").read_text())
         subprocess.run([*command, ids[cell.folder(root).name]], check=True)
     launcher.join()

@@ -1,9 +1,4 @@
-"""Trained networks that a clone of the repository brings along: `zoo/NAME`, named `zoo:NAME` on the command line.
-
-Each is a run folder made small: weights of more than one dimension in fp16, no teacher, checkpoint, indicators or
-images, and accuracies that were measured again with those weights. One that keeps all of its ReLUs is a teacher for
-further runs.
-"""
+"""A run made an entry of the zoo."""
 
 from __future__ import annotations
 
@@ -24,46 +19,7 @@ from aurep.training import Run, load_run
 from aurep.training.checkpoint import RunFolder, read_weights, save_weights
 from aurep.training.engine import evaluate
 from aurep.training.reading import read_config
-
-PREFIX = "zoo:"
-CARD, COSTS = "README.md", "costs.json"
-
-
-def resolve(name: str) -> Path:
-    """The folder of `zoo:NAME`, in the clone that aurep is imported from or in the current folder.
-
-    Raises:
-        AurepError: there is none of that name.
-    """
-    found = entries()
-    if (wanted := name.removeprefix(PREFIX)) in found:
-        return found[wanted]
-    here = f"the zoo here holds {', '.join(found)}" if found else "no zoo is here: it comes with a clone, not a wheel"
-    raise AurepError(f"there is no {PREFIX}{wanted} ({here}); run this in a clone, or name a run folder.")
-
-
-def entries() -> dict[str, Path]:
-    """Name and folder of every network in the zoo, by name; in the clone's where the current folder has one as well."""
-    homes = [Path("zoo").resolve(), Path(__file__).resolve().parent.parent / "zoo"]
-    found = {entry.name: entry for home in homes if home.is_dir() for entry in home.iterdir() if _is_whole(entry)}
-    return dict(sorted(found.items()))
-
-
-def costs_of(entry: Path) -> dict[str, str]:
-    """Protocol and what one inference sends and waits for by it, in words; empty where nobody counted."""
-    file = entry / COSTS
-    counted = json.loads(file.read_text()) if file.is_file() else []
-    return {f"{cost['framework']} {cost['protocol']}": _cost(cost) for cost in counted}
-
-
-def _cost(cost: dict[str, Any]) -> str:
-    rounds = "" if cost["rounds"] is None else f", {cost['rounds']:,} rounds"
-    return f"{cost['bytes'] / 1e6:,.1f} MB{rounds}"
-
-
-def _is_whole(folder: Path) -> bool:
-    files = RunFolder(folder)
-    return files.config.is_file() and files.model.is_file() and files.finished
+from aurep.zoo import CARD, COSTS, PREFIX, in_words
 
 
 def add(run: Path, destination: Path, data_dir: Path | None = None, costs: Sequence[dict[str, Any]] = ()) -> RunResult:
@@ -120,11 +76,10 @@ def _rounded(name: str, tensor: Tensor, run: Path) -> Tensor:
 
 def _measured(run: Run) -> RunResult:
     """The run's result with its accuracies measured again."""
-    data = run.images()
-    found: dict[str, float | None] = {
-        f"{split}_accuracy": evaluate(run.model, make_loader(data, split, batch_size=500, train=False))
-        for split in ("val", "test")
-        if len(data.y_val) or split == "test"
+    splits = ("val", "test") if len(run.images.y_val) else ("test",)
+    found = {
+        f"{split}_accuracy": evaluate(run.model, make_loader(run.images, split, batch_size=500, train=False))
+        for split in splits
     }
     if run.result.relu_count == run.result.relu_total:
         found |= {f"teacher_{name}": value for name, value in found.items()}  # the same network
@@ -139,7 +94,7 @@ def _card(name: str, result: RunResult, costs: Sequence[dict[str, Any]]) -> str:
     how = f"seed {claim.seed}" if alone else f"method {claim.method}, seed {claim.seed}"
     shape = " x ".join(map(str, result.input.shape))
     use = f"aurep train RECIPE --teacher {PREFIX}{name}" if alone else f"aurep handoff {name}-bundle"
-    counted = [f"{each['framework']} {each['protocol']} {_cost(each)}" for each in costs]
+    counted = [f"{each['framework']} {each['protocol']} {in_words(each)}" for each in costs]
     paid = f"- one private inference, as `aurep inspect` counts it: {'; '.join(counted)}\n" if counted else ""
     return f"""# {name}
 
@@ -147,7 +102,7 @@ def _card(name: str, result: RunResult, costs: Sequence[dict[str, Any]]) -> str:
 
 - test accuracy, with these fp16 weights: **{result.test_accuracy:.2f} %**{teacher}
 {paid}- images of {shape}, normalised as `run.json` says; {len(result.classes)} classes
-- `config.toml` is the run's configuration, `metrics.csv` what every epoch measured
+- `config.toml` is the run's configuration, which `aurep train` takes; `metrics.csv` has what every epoch measured
 
 ```sh
 aurep validate {PREFIX}{name} --data-dir DIR     # measures the accuracy above again
