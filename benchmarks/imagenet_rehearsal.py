@@ -51,7 +51,7 @@ CHANGED = (
     "data.val_fraction=0.1",
     "baseline.epochs=1",
     "search.epochs=1",
-    "finetune.epochs=2",  # the projection changes the network at once, and running statistics follow by a tenth a step
+    "finetune.epochs=2",
     "finetune.ema=0",
     # The recipe's first steps of 98,000 have rates below these: they warm up. Its full ones, in so few steps, throw the
     # network further off than running statistics can follow, and the result is infinite in evaluation.
@@ -60,7 +60,7 @@ CHANGED = (
     "search.coefficient_lr=2e-6",
     "finetune.lr=1e-5",
     "finetune.coefficient_lr=2e-6",
-    "search.calibration=32",
+    "search.calibration=64",
     "search.fit=bounded",  # the teacher is as good as untrained
 )
 

@@ -41,7 +41,7 @@ from aurep.errors import AurepError
 from aurep.kernels import Needs, Training, kernels_for, training_kernels_for
 from aurep.kernels.eager import columns, widen
 from aurep.polynomial import check_degree, dapa
-from aurep.powers import MOMENTUM, fold, power_statistics, unfold
+from aurep.powers import fold, moving, power_statistics, unfold
 from aurep.tails import excess_over
 
 
@@ -128,6 +128,12 @@ class HybridActivation(nn.Module):
         """Keep what such kernels found; returns y."""
         self._excess, self._seen = excess, seen
         return y
+
+    def take_seen(self) -> Tensor:
+        """Statistics of the last training batch, once."""
+        assert self._seen is not None
+        seen, self._seen = self._seen, None
+        return seen
 
     def take_excess(self) -> Tensor:
         """Of the last training batch over `limit`, once."""
@@ -220,12 +226,18 @@ def follow(sites: Iterable[HybridActivation]) -> None:
     """`HybridActivation.follow` of all `sites`, of which there may be dozens, each with some twenty tiny operations:
     done in one go for those alike."""
     alike: dict[torch.Size, list[HybridActivation]] = defaultdict(list)
+    moved: dict[int, list[HybridActivation]] = defaultdict(list)
     for site in sites:
         if site.factors is not None and site.statistics is not None:
             alike[site.factors.shape[1:]].append(site)
             if site._seen is not None:
-                site.statistics.lerp_(site._seen.to(site.statistics), MOMENTUM)
-                site._seen = None
+                moved[site.degree].append(site)
+    for group in moved.values():
+        statistics = [site.statistics for site in group if site.statistics is not None]
+        seen = [site.take_seen() for site in group]
+        now = moving(torch.cat(statistics, 1), torch.cat(seen, 1)).split([rows.shape[1] for rows in statistics], 1)
+        for mine, then in zip(statistics, now, strict=True):
+            mine.copy_(then)
     for group in alike.values():
         factors: list[Tensor] = [site.factors for site in group if site.factors is not None]
         statistics = [site.statistics for site in group if site.statistics is not None]

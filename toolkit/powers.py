@@ -29,8 +29,9 @@ from torch.autograd.function import once_differentiable
 from aurep.distributed import rank_count, sum_over_ranks
 from aurep.kernels.eager import per_channel, widen
 
-MOMENTUM = 0.1  # share of a batch in the running statistics, as in nn.BatchNorm2d
+_MOMENTUM = 0.1  # share of a batch in the running statistics, as in nn.BatchNorm2d
 _EPSILON = 1e-5  # likewise
+_REACH = 2.0  # deviations that a batch's mean, and times that its deviation, may be off by and count whole
 
 
 def power_statistics(x: Tensor, degree: int) -> Tensor:
@@ -55,6 +56,20 @@ def fold(factors: Tensor, statistics: Tensor) -> Tensor:
         columns.append(factor / scale)
         constant = constant - columns[-1] * mean
     return torch.stack([constant, *columns], -1)
+
+
+def moving(statistics: Tensor, seen: Tensor) -> Tensor:
+    """Running `statistics` (2 d, C) after a batch with those of `seen`, winsorised.
+
+    A single image with an outlier has a batch's E[x^4] a million times the usual. Averaged as it is, that would flatten
+    the parabolas of evaluation for hundreds of steps; so no batch counts as further off than `_REACH` deviations.
+    """
+    means, variances = statistics[::2], statistics[1::2]
+    wide = variances + _EPSILON
+    reach = _REACH * wide.sqrt()
+    means = means + _MOMENTUM * (seen[::2] - means).nan_to_num(0.0).clamp(-reach, reach)
+    variances = torch.lerp(variances, seen[1::2].nan_to_num(torch.inf).minimum(_REACH**2 * wide), _MOMENTUM)
+    return torch.stack([means, variances], 1).flatten(0, 1)
 
 
 def unfold(coefficients: Tensor, statistics: Tensor) -> Tensor:

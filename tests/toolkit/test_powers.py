@@ -101,7 +101,7 @@ def test_coefficients_follow_running_statistics_as_batch_norms_would() -> None:
     norm = torch.nn.BatchNorm2d(3, affine=False)
     assert site.statistics is not None
     norm.running_mean = site.statistics[0].clone()
-    batch = inputs((3, 4, 4), 3).float()
+    batch = x * 1.1 + 0.1
     site(batch)
     before = site.statistics.clone()
     torch.testing.assert_close(site.statistics, before, rtol=0, atol=0)  # forward changes no state
@@ -115,6 +115,25 @@ def test_coefficients_follow_running_statistics_as_batch_norms_would() -> None:
     moved = site.statistics.clone()
     site.follow()  # no batch since: nothing moves
     torch.testing.assert_close(site.statistics, moved, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("outlier", [1e6, 1e30, float("inf"), float("nan")])
+def test_no_batch_moves_running_statistics_further_than_two_deviations(outlier: float) -> None:
+    """A tenth of the way to twice the deviation, that is: what a batch of another scale would do counts whole."""
+    x = inputs((3, 4, 4), 2).float()
+    site = HybridActivation((3, 4, 4), 2, "s")
+    site.normalise(power_statistics(x, 2))
+    assert site.statistics is not None
+    before = site.statistics.clone()
+    batch = x.clone()
+    batch[0, 1, 0, 0] = outlier
+    site(batch)
+    site.follow()
+    deviations = before[1::2].sqrt()
+    assert ((site.statistics[::2] - before[::2]).abs() <= 0.1 * 2 * deviations * (1 + 1e-3)).all()  # eps in a deviation
+    assert (site.statistics[1::2] <= (0.9 + 0.1 * 4) * before[1::2] * (1 + 1e-3)).all()
+    torch.testing.assert_close(site.statistics[:, [0, 2]], before[:, [0, 2]], rtol=1e-3, atol=1e-3)  # the same batch
+    assert site.statistics[3, 1] > 1.29 * before[3, 1]  # it did count
 
 
 def test_with_running_statistics_alone_training_computes_what_evaluation_does() -> None:

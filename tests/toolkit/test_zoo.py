@@ -20,7 +20,7 @@ from aurep.zoo import entries, resolve
 from aurep.zoo.packing import add
 from tests.toolkit.training.tiny import tiny_config
 
-SHORT = {"baseline__epochs": 1, "search__epochs": 1, "finetune__epochs": 1}
+SHORT = {"baseline__epochs": 1, "search__epochs": 1, "finetune__epochs": 3}  # one leaves ranges
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Rewriting networks through torch.fx: hybrid activations at activation calls, and what is done to such a network.
 
-`preparation` puts the sites in, `sites` works with them; `slimming` makes narrower networks of one, `fusion`, `norms`
-and `recompute` the network that is trained in its place, `folding` what a frozen one is run as.
+`preparation` puts the sites in, `sites` and `statistics` work with them; `slimming` makes narrower networks of one,
+`fusion`, `norms` and `recompute` the network that is trained in its place, `folding` what a frozen one is run as.
 """
 
 from aurep.surgery.folding import folded
@@ -18,6 +18,7 @@ from aurep.surgery.sites import (
     set_mask,
 )
 from aurep.surgery.slimming import Narrow, add_narrower, narrowed, narrower
+from aurep.surgery.statistics import measure_statistics
 
 __all__ = [
     "Narrow",
@@ -26,6 +27,7 @@ __all__ = [
     "folded",
     "fuse",
     "hybrid_sites",
+    "measure_statistics",
     "narrowed",
     "narrower",
     "normalise_like",

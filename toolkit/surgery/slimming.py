@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, fx, nn
@@ -61,9 +62,13 @@ class Narrow(nn.Module):
         # Not a child: its tensors but the batch norms' only mark the place of the full network's.
         self.__dict__["_network"] = network
 
+    def train(self, mode: bool = True) -> Self:
+        self._network.train(mode)  # which is no child
+        return super().train(mode)
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> logits (N, classes)."""
-        if self._network.training != self.training:  # children follow by themselves, and this one is none
+        if self._network.training != self.training:  # `evaluating` sets modes one by one
             self._network.train(self.training)
         for site, source in zip(self.sites, self._sources(), strict=True):
             site.blend = source.blend

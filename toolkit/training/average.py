@@ -1,31 +1,27 @@
 """A running average of a network's weights, which generalises better than the last step's and needs no decayed rate.
 
-After step t every weight and batch-norm statistic w moves its average a by  a <- d a + (1 - d) w  with
-d = min(decay, (1 + t) / (10 + t)), so that the start, far from the end, is soon forgotten (Polyak and Juditsky, 1992;
-the warm-up is TensorFlow's). Masks and counters are taken as they are. A normalised polynomial's coefficients are made
-of the averaged factors and statistics: their own average is another polynomial, since they are quotients of the two.
+After step t every parameter w moves its average a by  a <- d a + (1 - d) w  with d = min(decay, (1 + t) / (10 + t)), so
+that the start, far from the end, is soon forgotten (Polyak and Juditsky, 1992; the warm-up is TensorFlow's). Masks and
+counters are taken as they are. Statistics belong to weights: those of batch norms and of normalised polynomials are for
+`aurep.surgery.measure_statistics` to find, and coefficients made of them follow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from aurep.activation import follow
-from aurep.surgery import hybrid_sites
-
 
 class Average:
-    """Of the state of `model`, on its device."""
+    """Of the parameters of `model`, on its device."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay, self.steps, self._model = decay, 0, model
-        self._live = {name: t for name, t in model.state_dict().items() if t.is_floating_point()}
-        self.values = {name: t.detach().clone() for name, t in self._live.items()}
+        self.decay, self.steps = decay, 0
+        self._live = {name: p.detach() for name, p in model.named_parameters()}
+        self.values = {name: p.clone() for name, p in self._live.items()}
 
     @torch.no_grad()
     def update(self) -> None:
@@ -35,25 +31,9 @@ class Average:
         torch._foreach_lerp_(list(self.values.values()), list(self._live.values()), 1 - decay)
 
     def take(self) -> None:
-        """Give the model its average weights, and keep those it had."""
-        self._swap()
-        follow(hybrid_sites(self._model))
-
-    @torch.no_grad()
-    def _swap(self) -> None:
+        """Give the model its average weights."""
         for name, live in self._live.items():
-            kept = live.clone()
             live.copy_(self.values[name])
-            self.values[name] = kept
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The model has its average weights inside the block."""
-        self.take()
-        try:
-            yield
-        finally:
-            self._swap()
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "values": self.values}

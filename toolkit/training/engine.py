@@ -8,6 +8,7 @@ bit).
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -147,7 +148,7 @@ class Engine:
         elif phase.policy and state is not None:
             phase.policy.load_state_dict(state["policy"])
         model, wrapped = self.fabric.setup(runner(phase.model, self.options, self.fabric.world_size), optimizer)
-        outcome = Outcome(phase.model, phase.config.ema, phase.choose_best)
+        outcome = Outcome(phase.model, phase.config.ema, phase.choose_best, phase.measure)
         if state is not None:
             outcome.load_state_dict(state["outcome"])
         moves = Moves(phase.policy) if phase.policy else None
@@ -180,7 +181,7 @@ class Engine:
             self.progress.step(phase.name, counters.epoch, step + 1, length)
             counters.step = step + 1
             if step % _LOOK_EVERY == 0:
-                _check_finite(totals, phase, step)
+                self._check_finite(totals, phase, loader, step + 1)
             now = time.perf_counter()
             if stop.received or now - saved > self.checkpoint_seconds:
                 saved = now
@@ -188,9 +189,18 @@ class Engine:
                 self._save(work)
                 if stop.received:
                     raise Stopped(stop.received)
-        _check_finite(totals, phase, counters.step)
+        self._check_finite(totals, phase, loader, counters.step)
         counters.totals = totals.tolist()
         counters.seconds = before + time.perf_counter() - started
+
+    def _check_finite(self, totals: Tensor, phase: Phase, loader: Loader, steps: int) -> None:
+        """After `steps` of the epoch: is the loss a number, and was more than half of them taken at all?"""
+        loss, _, seen = totals.tolist()
+        if not math.isfinite(loss) or seen * self.fabric.world_size < steps * loader.batch_size / 2:
+            raise Diverged(
+                f"the loss of {phase.name} became NaN or infinite by step {steps}; lower {phase.name}.lr "
+                f"({phase.config.lr}), or set {phase.name}.clip_norm."
+            )
 
     def _record(self, work: Work, accuracies: Sequence[float], inputs: dict[str, float]) -> None:
         phase, counters = work.phase, work.counters
@@ -265,11 +275,3 @@ def _accuracy(row: EpochRow) -> float:
 def _is_due(step: int, steps: int, times: int) -> bool:
     """Whether one of `times` moments that divide 0..steps evenly has just been reached or passed."""
     return step * (times + 1) // steps > (step - 1) * (times + 1) // steps and step < steps
-
-
-def _check_finite(totals: Tensor, phase: Phase, step: int) -> None:
-    if not bool(torch.isfinite(totals[0])):
-        raise Diverged(
-            f"the loss of {phase.name} became NaN or infinite by step {step}; lower {phase.name}.lr "
-            f"({phase.config.lr}), or set {phase.name}.clip_norm."
-        )

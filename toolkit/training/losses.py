@@ -103,10 +103,10 @@ class Pram:
 class RangePenalty:
     """Keeps the tails of sites' inputs short: for the polynomials, which square them, and for fixed-point arithmetic.
 
-        weight * sum over sites of their excess over `limit` deviations (see `aurep.tails`)
+        weight * sum over sites of log(1 + their excess over `limit` deviations)        (see `aurep.tails`)
 
-    What lies within is left alone, whatever the site's scale, and the gradient grows with the excess no faster than
-    linearly.
+    What lies within is left alone, whatever the site's scale. An outlier's excess is squared from site to site; its
+    logarithm only doubles, so that the site where it begins has a say in the gradient beside those where it ends.
 
     The idea is PILLAR's (Diaa et al., "Fast and Private Inference of Deep Neural Networks by Co-designing Activation
     Functions", USENIX Security 2024), whose tenth power of the absolute value lets a single outlier decide a step.
@@ -118,7 +118,7 @@ class RangePenalty:
             site.limit = limit
 
     def __call__(self) -> Tensor:
-        return self.weight * torch.stack([site.take_excess() for site in self._sites]).sum()
+        return self.weight * torch.stack([site.take_excess() for site in self._sites]).log1p().sum()
 
     def close(self) -> None:
         for site in self._sites:

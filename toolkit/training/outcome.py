@@ -1,8 +1,8 @@
-"""Which weights a phase ends with: those of its last step or their running average, of its last or its best epoch."""
+"""What a phase ends with: the weights of its last step or their running average, of its last or its best epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import mean
 from typing import Any
@@ -19,10 +19,13 @@ class Outcome:
     Args:
         decay: per step of the running average; 0: none, the weights count as they are.
         choose_best: the epoch of highest validation accuracy counts instead of the last.
+        measure: gives a model the statistics of its weights; None: those it has are they.
     """
 
-    def __init__(self, model: nn.Module, decay: float, choose_best: bool) -> None:
-        self.model, self.choose_best = model, choose_best
+    def __init__(
+        self, model: nn.Module, decay: float, choose_best: bool, measure: Callable[[nn.Module], None] | None = None
+    ) -> None:
+        self.model, self.choose_best, self.measure = model, choose_best, measure
         self._average = Average(model, decay) if decay else None
         self._best: dict[str, Tensor] | None = None
         self._best_accuracy = -1.0
@@ -34,12 +37,23 @@ class Outcome:
 
     @contextmanager
     def judged(self) -> Iterator[None]:
-        """The model has the weights that its present epoch counts with inside the block."""
-        if self._average is None:
+        """The model is what its present epoch counts as inside the block."""
+        if self._average is None and self.measure is None:
             yield
             return
-        with self._average.applied():
+        own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self._turn()
+        try:
             yield
+        finally:
+            self.model.load_state_dict(own)
+
+    def _turn(self) -> None:
+        """The model becomes what counts."""
+        if self._average:
+            self._average.take()
+        if self.measure:
+            self.measure(self.model)
 
     def offer(self, accuracies: Sequence[float]) -> None:
         """Within `judged`, after an epoch: validation accuracies, of which the mean decides; empty: there are none."""
@@ -47,11 +61,11 @@ class Outcome:
             self._best_accuracy, self._best = mean(accuracies), portable(self.model)
 
     def settle(self) -> None:
-        """Give the model the weights that count, after the last epoch."""
-        if self._average:
-            self._average.take()
+        """The model becomes what counts, after the last epoch."""
         if self._best is not None:
             self.model.load_state_dict(self._best)
+        else:
+            self._turn()
 
     def state_dict(self) -> dict[str, Any]:
         average = self._average.state_dict() if self._average else None

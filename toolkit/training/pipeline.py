@@ -28,6 +28,7 @@ from aurep.surgery import (
     fit_polynomials,
     folded,
     hybrid_sites,
+    measure_statistics,
     narrower,
     normalise_like,
     normalise_polynomials,
@@ -179,6 +180,7 @@ class Pipeline:
             if weights is not None:
                 load_weights(model, weights, self.folder.weights)
             phase = Phase("baseline", model, config, choose_best=True)
+            phase.measure = self._measure_statistics if config.ema else None
             engine.fit(phase, self._loader("train", "baseline"), self._loader("val"), state)
             self._keep_teacher(model)
         return model.requires_grad_(False).eval()
@@ -283,6 +285,12 @@ class Pipeline:
                 if site.statistics is not None:
                     site.normalise(self.fabric.broadcast(site.statistics))
 
+    def _measure_statistics(self, model: nn.Module) -> None:
+        """Of the first training images, unaugmented: the same on every rank."""
+        size = self.config.train.batch_size // self.config.train.accumulate
+        batches = (part for x, _ in self._loader("train").epoch(0) for part in x.split(size))
+        measure_statistics(model, batches, -(-self.config.search.calibration // size))
+
     def _finetune(
         self, engine: Engine, teacher: nn.Module, student: nn.Module, held_to: Standard, state: dict[str, Any] | None
     ) -> None:
@@ -313,6 +321,7 @@ class Pipeline:
         assert isinstance(phase.config, StudentConfig)
         phase.narrower = narrower(phase.model)
         networks = [hybrid_sites(phase.model), *(narrow.sites for narrow in phase.narrower)]
+        phase.measure = self._measure_statistics if phase.config.ema or phase.config.normalise else None
         phase.terms = [term for sites in networks for term in student_terms(phase.config, sites, activations)]
         engine.fit(phase, self._loader("train", phase.name), self._loader("val"), state)
         for term in phase.terms:

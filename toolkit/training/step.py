@@ -35,8 +35,11 @@ def train_step(
 ) -> Tensor:
     """Run `model` (the phase's, or what runs in its place) on a batch, in `parts` whose gradients add up, and step.
 
+    Where gradients are clipped, one that is infinite or NaN is left out: an image that drives a polynomial beyond fp32
+    costs its batch, and not the network.
+
     Returns:
-        (loss * n, correct, n), on the device.
+        (loss * n, correct, n), on the device; zeros for a step left out.
     """
     optimizer.zero_grad()
     pieces = list(zip(x.chunk(parts), y.chunk(parts), strict=True))
@@ -45,13 +48,25 @@ def train_step(
         with fabric.no_backward_sync(cast(Any, model), enabled=number < len(pieces)):
             totals.append(_gradients(fabric, phase, model, some_x, some_y, len(some_x) / len(x)))
     sites = hybrid_sites(phase.model)
+    result = torch.stack(totals).sum(0)
     if phase.config.clip_norm:
         indicators = {id(site.alpha) for site in sites}
         own = [p for p in phase.model.parameters() if id(p) not in indicators]
-        nn.utils.clip_grad_norm_(own, phase.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(own, phase.config.clip_norm)
+        result = _left_out(phase.model, ~torch.isfinite(norm), result)
     optimizer.step()
     follow(sites)
-    return torch.stack(totals).sum(0)
+    return result
+
+
+def _left_out(model: nn.Module, whether: Tensor, totals: Tensor) -> Tensor:
+    """`totals`; where `whether` (a scalar on the device), zeros, and no gradients."""
+    if whether.is_cpu and not whether:
+        return totals
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad.masked_fill_(whether, 0)
+    return totals.masked_fill(whether, 0)
 
 
 def _gradients(fabric: Fabric, phase: Phase, model: nn.Module, x: Tensor, y: Tensor, share: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""The running average of weights: its recurrence, its place in a run, a resume."""
+"""The running average of weights: its recurrence, what an epoch is judged by, its place in a run."""
 
 from __future__ import annotations
 
@@ -10,59 +10,59 @@ from safetensors.torch import load_file
 from torch import nn
 
 from aurep.activation import HybridActivation
+from aurep.surgery import measure_statistics
 from aurep.training import train
 from aurep.training.average import Average
+from aurep.training.outcome import Outcome
 from tests.tolerances import FLOAT32
 from tests.toolkit.training.tiny import tiny_config
 
+_UNBIASED = 1 / 256  # evaluation takes the variance over n - 1 of 256 values, training over n
 
-def test_recurrence_and_swap() -> None:
+
+def test_recurrence() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    average, wanted = Average(model, 0.5), copy.deepcopy(model.state_dict())
+    average, wanted = Average(model, 0.5), [p.detach().clone() for p in model.parameters()]
     for step in range(8):
-        for tensor in model.state_dict().values():
-            tensor.add_(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1)
         average.update()
         decay = min(0.5, (1 + step) / (10 + step))
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point():
-                wanted[name] = decay * wanted[name] + (1 - decay) * tensor
-    live = copy.deepcopy(model.state_dict())
-    with average.applied():
-        for name, tensor in model.state_dict().items():
-            expected = wanted[name] if tensor.is_floating_point() else live[name]
-            torch.testing.assert_close(tensor, expected, rtol=FLOAT32, atol=FLOAT32)
-    assert all(torch.equal(tensor, live[name]) for name, tensor in model.state_dict().items())
+        wanted = [decay * a + (1 - decay) * p.detach() for a, p in zip(wanted, model.parameters(), strict=True)]
+    average.take()
+    for parameter, expected in zip(model.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=FLOAT32, atol=FLOAT32)
 
 
-def test_polynomials_are_made_of_averaged_factors_and_statistics() -> None:
-    """The average of their coefficients is another polynomial."""
+def test_an_epoch_is_judged_by_average_weights_with_statistics_of_their_own() -> None:
+    """And the next one goes on from its own weights and statistics, to the bit."""
     torch.manual_seed(0)
-    site = HybridActivation((3, 2, 2), degree=2)
+    site = HybridActivation((3, 4, 4), degree=2)
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), site)
     site.normalise(torch.rand(4, 3) + 0.5)
-    average = Average(nn.Sequential(site), 0.5)
-    assert site.factors is not None
-    assert site.statistics is not None
-    assert site.coefficients is not None
-    own, moved = site.coefficients.clone(), []
+    site.set_mask(torch.zeros(3, 4, 4))
+    x = torch.randn(16, 3, 4, 4)
+    outcome = Outcome(model, 0.5, choose_best=False, measure=lambda network: measure_statistics(network, [x]))
     for _ in range(6):
         with torch.no_grad():
-            site.factors.copy_(torch.randn_like(site.factors))
-            site.statistics.copy_(torch.rand_like(site.statistics) + 0.5)
+            for name, parameter in model.named_parameters():
+                if name != "2.alpha":
+                    parameter.copy_(torch.randn_like(parameter))
+        model(x)
         site.follow()
-        moved.append(site.coefficients.clone())
-        average.update()
-    with average.applied():
-        m1, v1, m2, v2 = site.statistics
-        f0, f1, f2 = site.factors.unbind(-1)
-        c1, c2 = f1 / (v1 + 1e-5).sqrt(), f2 / (v2 + 1e-5).sqrt()  # as aurep.powers has it
-        expected = torch.stack([f0 - c1 * m1 - c2 * m2, c1, c2], -1)
-        torch.testing.assert_close(site.coefficients, expected, rtol=FLOAT32, atol=FLOAT32)
-        for step, coefficients in enumerate(moved):
-            decay = min(0.5, (1 + step) / (10 + step))
-            own = decay * own + (1 - decay) * coefficients
-        assert (own - expected).abs().max() > 0.01  # thousands of times what fp32 rounds: two polynomials
-    assert torch.equal(site.coefficients, moved[-1])
+        outcome.follow()
+    own = copy.deepcopy(model.state_dict())
+    with outcome.judged():
+        assert not torch.equal(model[0].weight, own["0.weight"])
+        trained = model.train()(x)
+        torch.testing.assert_close(model.eval()(x), trained, rtol=_UNBIASED, atol=_UNBIASED)
+        counts = copy.deepcopy(model.state_dict())
+    assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items())
+    outcome.settle()
+    for name, tensor in model.state_dict().items():
+        if name != "1.num_batches_tracked":  # it has been looked at once more
+            torch.testing.assert_close(tensor, counts[name], rtol=FLOAT32, atol=FLOAT32)
 
 
 def test_a_run_ends_with_the_average_of_its_last_steps(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_pram_of_equal_networks_is_zero_and_validation_leaves_nothing() -> None:
     assert float(pram().detach()) == 0.0
 
 
-def test_range_penalty_is_the_squared_excess_over_the_limit_in_deviations(
+def test_range_penalty_is_the_logarithm_of_the_squared_excess_over_the_limit_in_deviations(
     pair: tuple[nn.Module, nn.Module, list[nn.Module]],
 ) -> None:
     student = pair[0]
@@ -99,7 +99,7 @@ def test_range_penalty_is_the_squared_excess_over_the_limit_in_deviations(
         values = x.detach().double().numpy()[:2]  # a quarter of five images, rounded up
         others = (0, *range(2, values.ndim))
         z = (values - values.mean(others, keepdims=True)) / np.sqrt(values.var(others, keepdims=True) + 1e-5)
-        expected += 0.5 * (np.maximum(np.abs(z) - 1.5, 0) ** 2).sum() / len(values)
+        expected += 0.5 * np.log(1 + (np.maximum(np.abs(z) - 1.5, 0) ** 2).sum() / len(values))
     value = penalty()
     assert float(value.detach()) == pytest.approx(expected, rel=1e-4)  # fp32 sums of some hundred terms
     value.backward()

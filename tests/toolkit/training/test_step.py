@@ -39,7 +39,7 @@ def network() -> nn.Module:
     return model
 
 
-def stepped(parts: int, y: Tensor, method: str) -> tuple[nn.Module, Tensor, Any]:
+def stepped(parts: int, y: Tensor, method: str, x: Tensor = X) -> tuple[nn.Module, Tensor, Any]:
     model = network()
     config = SearchConfig(method=method, optimizer="sgd", clip_norm=1.0)
     policy = policy_class(method)(hybrid_sites(model), 100, check_options(method, {}), 3, steps=2)
@@ -49,9 +49,22 @@ def stepped(parts: int, y: Tensor, method: str) -> tuple[nn.Module, Tensor, Any]
     wrapped, optimizer = fabric.setup(model, optimizer)
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
     phase = Phase("search", model, config, teacher, policy)
-    totals = train_step(fabric, phase, wrapped, optimizer, X, y, parts)
+    totals = train_step(fabric, phase, wrapped, optimizer, x, y, parts)
     policy.after_step(0.5)
     return model, totals, policy.state_dict()
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("outlier", [1e25, float("nan")], ids=["its square overflows", "no number"])
+def test_a_step_without_finite_gradients_is_left_out(outlier: float, parts: int) -> None:
+    x = X.clone()
+    x[2, 1, 4, 4] = outlier
+    model, totals, state = stepped(parts, HARD, "saliency", x)
+    assert totals.tolist() == [0, 0, 0]
+    for parameter, before in zip(model.parameters(), network().parameters(), strict=True):
+        assert torch.equal(parameter, before)
+    for values in state["values"]:
+        assert torch.isfinite(values).all()
 
 
 @pytest.mark.parametrize("method", ["autorep", "saliency"])
