@@ -10,9 +10,9 @@ go on. A rehearsal: `--set model.width=4 --set baseline.epochs=1 --set search.ep
 --results R`.
 
 Published figures are test accuracies in percent of the papers' own runs and teachers: AESPA (Park et al., 2022),
-AutoFHE (Ao and Boddeti, USENIX Security 2024) and AutoReP (Peng et al., ICCV 2023). Ours are read once, from the last
-epoch; what was chosen, was chosen on validation images. Hours are those of training on the hardware named, which may
-have had other work. Writes benchmarks/results/published.{json,md} after every run.
+AutoFHE (Ao and Boddeti, USENIX Security 2024) and AutoReP (Peng et al., ICCV 2023). Ours are read once, from
+the epoch of the best validation accuracy, as everything was chosen on validation images. Hours are those of training on
+the hardware named, which may have had other work. Writes benchmarks/results/published.{json,md} after every run.
 """
 
 from __future__ import annotations

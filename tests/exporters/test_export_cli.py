@@ -22,7 +22,8 @@ from tests.toolkit.training.tiny import tiny_config
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    train(tiny_config(baseline__epochs=1, search__epochs=1, finetune__epochs=1), folder)
+    # After a single epoch of finetuning a channel leaves its certificate on the test images, by 4 %.
+    train(tiny_config(baseline__epochs=1, search__epochs=1, finetune__epochs=3), folder)
     return folder
 
 

@@ -97,7 +97,8 @@ class Engine:
                 self._save(work)
                 if stop.received:
                     raise Stopped(stop.received)
-        work.outcome.settle()
+        if phase.config.epochs:
+            work.outcome.settle()
         if work.moves:
             self._project(work.moves)
         work.steps = phase.config.epochs * len(train)
