@@ -6,9 +6,7 @@
 It shows that the whole way is passable at ImageNet's size of network and image, and what a step costs; the accuracy is
 chance after so few. The images are CIFAR-10's, enlarged, from DIR/data_batch_*, or noise. Before the run: polynomials
 fitted to the untrained network, all 8,804,162 elements replaced, exported: what is exportable before any training.
-Afterwards every target is exported or says why not, and what was written is validated against its run and recounted:
-that of a second run, which stops where the search's projection and its refit do, since a student of so few steps of
-finetuning from fresh weights is infinite in evaluation.
+Afterwards every target is exported or says why not, and what was written is validated against the run and recounted.
 Peak memory is the process's high-water mark, reset before each phase. Writes
 benchmarks/results/imagenet_rehearsal.{json,md}.
 """
@@ -37,7 +35,6 @@ from aurep.data.cifar import read_cifar10
 from aurep.exporters import export_run
 from aurep.exporters.targets import TARGETS
 from aurep.metadata import InputClaim, Origin
-from aurep.results import result_file
 from aurep.surgery import hybrid_sites
 from aurep.training.config import Config, parse_config, read_recipe
 from aurep.training.engine import Engine
@@ -46,6 +43,7 @@ from aurep.training.pipeline import Pipeline
 RECIPE = "imagenet-efficientnet-b2-50k"
 TRAINING_IMAGES = 1_281_167 * 0.98  # ImageNet's, less the recipe's val_fraction
 TEST_IMAGES, CLASSES = 40, 10
+GENERATED, ENLARGED = "generated JPEGs", "images of CIFAR-10, enlarged to JPEGs of 256x256"
 CHANGED = (
     "model.pretrained=false",
     "train.device=cpu",
@@ -91,8 +89,10 @@ def rehearse(arguments: argparse.Namespace, found: dict[str, Any]) -> Iterator[N
     with nullcontext(arguments.folder) if arguments.folder else tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = parse_config(read_recipe(RECIPE), RECIPE, [*CHANGED, *changes(folder / "images", arguments.batch)])
+        if "images" not in found:
+            found |= {"images": arguments.images, "kind": GENERATED if arguments.cifar10 is None else ENLARGED}
         if not (folder / "images").exists():
-            found |= write_images(folder / "images", arguments.images, arguments.cifar10)
+            write_images(folder / "images", arguments.images, arguments.cifar10)
         if "first" not in found:
             found["first"] = first_calibration(config, folder)
             print(json.dumps(found["first"], indent=1), flush=True)
@@ -104,13 +104,8 @@ def rehearse(arguments: argparse.Namespace, found: dict[str, Any]) -> Iterator[N
             found |= {"phases": phases(folder / "run", arguments.batch, peak), "targets": {}}
             print(json.dumps(found["phases"], indent=1), flush=True)
             yield
-        student = folder / "student"
-        if result_file(student) is None:
-            unchanged = config.model_dump(exclude_none=True)
-            unchanged["baseline"]["checkpoint"], unchanged["finetune"]["epochs"] = str(folder / "run"), 0
-            aurep.train(unchanged, student, resume=student.exists(), console=Console(width=120))
         for target in [name for name in TARGETS if name not in found["targets"]]:
-            found["targets"][target] = exported(student, folder / target, target)
+            found["targets"][target] = exported(folder / "run", folder / target, target)
             yield
 
 
@@ -118,19 +113,18 @@ def changes(images: Path, batch: int) -> list[str]:
     return [f"data.name='folder:{images}'", f"train.batch_size={batch}"]
 
 
-def write_images(folder: Path, images: int, cifar10: Path | None) -> dict[str, Any]:
-    """Class folders of JPEGs, and what they are."""
+def write_images(folder: Path, images: int, cifar10: Path | None) -> None:
+    """Class folders of JPEGs."""
     if cifar10 is None:
         pictures = [photograph(i, SIZES[i % len(SIZES)]) for i in range(40)]
         write_folder(folder, images, pictures, classes=CLASSES)
-        return {"images": images, "kind": "generated JPEGs"}
+        return
     raw = read_cifar10(cifar10)
     for part, x, y in (("train", raw.x_train[:images], raw.y_train), ("test", raw.x_test[:TEST_IMAGES], raw.y_test)):
         for i, pixels in enumerate(x):
             file = folder / part / f"{y[i]:03}" / f"{i:05}.jpg"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.transpose(1, 2, 0)).resize((256, 256), Image.Resampling.BICUBIC).save(file)
-    return {"images": images, "kind": "images of CIFAR-10, enlarged to JPEGs of 256x256"}
 
 
 def phases(run: Path, batch: int, peak: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]:
@@ -279,8 +273,7 @@ def _phases(found: dict[str, Any]) -> str:
         "The largest input of any site, on validation images: "
         f"{found['phases']['search']['largest_inputs'][-1]} after the search, "
         f"{', '.join(found['phases']['finetune']['largest_inputs'])} after the epochs of finetuning, of which the "
-        "first of the best accuracy is the result. Infinite: what a student of so few steps may be in evaluation. So "
-        "what is exported below is the student as the search's projection and refit left it, before finetuning.\n"
+        "first of the best accuracy is the result. Infinite: what a student of so few steps may be in evaluation.\n"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -101,11 +101,17 @@ def _show(
 ) -> None:
     """Run `model` in eval mode on `batches`; `look` sees each of the sites' inputs."""
     hooks = [site.register_forward_pre_hook(lambda m, args: look(m, args[0])) for site in sites]
-    device = next(model.parameters()).device
     try:
         with evaluating(model):
-            for batch in batches:
-                model((batch[0] if isinstance(batch, list | tuple) else batch).to(device))
+            for x in inputs(model, batches):
+                model(x)
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def inputs(model: nn.Module, batches: Iterable[Any]) -> Iterator[Tensor]:
+    """Those of `batches`, inputs or tuples whose first item they are, on the device of `model`."""
+    device = next(model.parameters()).device
+    for batch in batches:
+        yield (batch[0] if isinstance(batch, list | tuple) else batch).to(device)

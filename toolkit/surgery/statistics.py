@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from aurep.activation import follow
 from aurep.modes import evaluating
-from aurep.surgery.sites import hybrid_sites
+from aurep.surgery.sites import hybrid_sites, inputs
 from aurep.surgery.slimming import narrower
 
 
@@ -38,7 +38,6 @@ def measure_statistics(model: nn.Module, batches: Iterable[Any], max_batches: in
     of_norms = [each for norm in norms for each in (norm.running_mean, norm.running_var) if each is not None]
     of_sites = [site.statistics for site in sites if site.statistics is not None]
     momenta, found = [norm.momentum for norm in norms], []
-    device = next(model.parameters()).device
     follow(hybrid_sites(model))  # weights may be new
     try:
         with evaluating(model):
@@ -46,10 +45,9 @@ def measure_statistics(model: nn.Module, batches: Iterable[Any], max_batches: in
                 module.training = True
             for norm in norms:
                 norm.momentum = 1.0  # running statistics are the last batch's
-            for batch in islice(batches, max_batches):
+            for x in inputs(model, islice(batches, max_batches)):
                 for running in of_norms:
                     running.zero_()  # none of NaN is NaN
-                x = (batch[0] if isinstance(batch, list | tuple) else batch).to(device)
                 for network in (model, *narrower(model)):
                     network(x)
                 found.append([each.clone() for each in of_norms] + [site.take_seen() for site in sites])

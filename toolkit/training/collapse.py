@@ -103,8 +103,8 @@ class Standard:
         return any(value > _GROWN * max(self.inputs[name], 1.0) for name, value in inputs.items())
 
     def beyond_return(self, inputs: dict[str, float], sites: Sequence[HybridActivation]) -> bool:
-        """Whether inputs exploded and stay so. Where `sites` train normalised powers they do so in evaluation only,
-        until the running statistics have followed.
+        """Whether inputs exploded and stay so. Where `sites` train normalised powers an image may do so in evaluation
+        only: in training its batch's statistics hold it down, and training goes on.
         """
         return self.exploded(inputs) and all(site.factors is None for site in sites)
 

@@ -195,9 +195,10 @@ class Engine:
         counters.seconds = before + time.perf_counter() - started
 
     def _check_finite(self, totals: Tensor, phase: Phase, loader: Loader, steps: int) -> None:
-        """After `steps` of the epoch: is the loss a number, and was more than half of them taken at all?"""
+        """After `steps` of the epoch: is the loss a number, and, once they are several, was half of the images seen?"""
         loss, _, seen = totals.tolist()
-        if not math.isfinite(loss) or seen * self.fabric.world_size < steps * loader.batch_size / 2:
+        several = steps >= min(_LOOK_EVERY, len(loader))
+        if not math.isfinite(loss) or (several and seen * self.fabric.world_size < steps * loader.batch_size / 2):
             raise Diverged(
                 f"the loss of {phase.name} became NaN or infinite by step {steps}; lower {phase.name}.lr "
                 f"({phase.config.lr}), or set {phase.name}.clip_norm."

@@ -35,11 +35,11 @@ def train_step(
 ) -> Tensor:
     """Run `model` (the phase's, or what runs in its place) on a batch, in `parts` whose gradients add up, and step.
 
-    Where gradients are clipped, one that is infinite or NaN is left out: an image that drives a polynomial beyond fp32
-    costs its batch, and not the network.
+    Where gradients are clipped, one that is infinite or NaN counts as none, and its batch as unseen: an image that
+    drives a polynomial beyond fp32 costs its batch, and not the network.
 
     Returns:
-        (loss * n, correct, n), on the device; zeros for a step left out.
+        (loss * n, correct, n), on the device; zeros for such a batch.
     """
     optimizer.zero_grad()
     pieces = list(zip(x.chunk(parts), y.chunk(parts), strict=True))
@@ -53,13 +53,13 @@ def train_step(
         indicators = {id(site.alpha) for site in sites}
         own = [p for p in phase.model.parameters() if id(p) not in indicators]
         norm = nn.utils.clip_grad_norm_(own, phase.config.clip_norm)
-        result = _left_out(phase.model, ~torch.isfinite(norm), result)
+        result = _unseen(phase.model, ~torch.isfinite(norm), result)
     optimizer.step()
     follow(sites)
     return result
 
 
-def _left_out(model: nn.Module, whether: Tensor, totals: Tensor) -> Tensor:
+def _unseen(model: nn.Module, whether: Tensor, totals: Tensor) -> Tensor:
     """`totals`; where `whether` (a scalar on the device), zeros, and no gradients."""
     if whether.is_cpu and not whether:
         return totals

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +14,10 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor, nn
 
 from aurep import fit_polynomials, prepare
+from aurep.errors import Diverged
 from aurep.search import check_options, policy_class
 from aurep.surgery import hybrid_sites
-from aurep.training import train
+from aurep.training import engine, train
 from aurep.training.config import SearchConfig
 from aurep.training.phase import Phase
 from aurep.training.step import train_step
@@ -94,3 +97,23 @@ def test_a_run_in_parts_meets_its_budget(tmp_path: Any) -> None:
     short = {"baseline__epochs": 1, "search__epochs": 1, "finetune__epochs": 1}
     result = train(tiny_config(train__accumulate=3, **short), tmp_path / "run")
     assert result.relu_count == result.relu_budget
+
+
+@pytest.mark.parametrize("unseen", [1, 1_000])
+def test_a_batch_unseen_is_no_end_and_most_of_an_epoch_is(
+    unseen: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of a search's batches, and all of them."""
+    numbers = count()
+
+    def step(fabric: Fabric, phase: Phase, *arguments: Any) -> Tensor:
+        totals = train_step(fabric, phase, *arguments)
+        return torch.zeros_like(totals) if phase.name == "search" and next(numbers) < unseen else totals
+
+    monkeypatch.setattr(engine, "train_step", step)
+    config = tiny_config(baseline__epochs=1, search__epochs=1, finetune__epochs=1)
+    if unseen == 1:
+        assert (train(config, tmp_path / "run").run_dir / "run.json").is_file()
+        return
+    with pytest.raises(Diverged, match="search became NaN"):
+        train(config, tmp_path / "run")
