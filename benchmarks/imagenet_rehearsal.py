@@ -6,7 +6,9 @@
 It shows that the whole way is passable at ImageNet's size of network and image, and what a step costs; the accuracy is
 chance after so few. The images are CIFAR-10's, enlarged, from DIR/data_batch_*, or noise. Before the run: polynomials
 fitted to the untrained network, all 8,804,162 elements replaced, exported: what is exportable before any training.
-Afterwards every target is exported or says why not, and what was written is validated against the run and recounted.
+Afterwards every target is exported or says why not, and what was written is validated against its run and recounted:
+a second run, without finetuning, since after so few steps from fresh weights the student's logits are infinite, and
+such a network is refused.
 Peak memory is the process's high-water mark, reset before each phase. Writes
 benchmarks/results/imagenet_rehearsal.{json,md}.
 """
@@ -35,6 +37,7 @@ from aurep.data.cifar import read_cifar10
 from aurep.exporters import export_run
 from aurep.exporters.targets import TARGETS
 from aurep.metadata import InputClaim, Origin
+from aurep.results import result_file
 from aurep.surgery import hybrid_sites
 from aurep.training.config import Config, parse_config, read_recipe
 from aurep.training.engine import Engine
@@ -104,8 +107,13 @@ def rehearse(arguments: argparse.Namespace, found: dict[str, Any]) -> Iterator[N
             found |= {"phases": phases(folder / "run", arguments.batch, peak), "targets": {}}
             print(json.dumps(found["phases"], indent=1), flush=True)
             yield
+        student = folder / "student"
+        if result_file(student) is None:
+            fields = config.model_dump(exclude_none=True)
+            fields["baseline"]["checkpoint"], fields["finetune"]["epochs"] = str(folder / "run"), 0
+            aurep.train(fields, student, resume=student.exists(), console=Console(width=120))
         for target in [name for name in TARGETS if name not in found["targets"]]:
-            found["targets"][target] = exported(folder / "run", folder / target, target)
+            found["targets"][target] = exported(student, folder / target, target)
             yield
 
 
@@ -273,7 +281,8 @@ def _phases(found: dict[str, Any]) -> str:
         "The largest input of any site, on validation images: "
         f"{found['phases']['search']['largest_inputs'][-1]} after the search, "
         f"{', '.join(found['phases']['finetune']['largest_inputs'])} after the epochs of finetuning, of which the "
-        "first of the best accuracy is the result. Infinite: what a student of so few steps may be in evaluation.\n"
+        "first of the best accuracy is the result. Infinite: what a student of so few steps may be in evaluation. No "
+        "such network is exported, so that what follows is of a second run, without finetuning.\n"
     )
 
 
