@@ -7,8 +7,8 @@ It shows that the whole way is passable at ImageNet's size of network and image,
 chance after so few. The images are CIFAR-10's, enlarged, from DIR/data_batch_*, or noise. Before the run: polynomials
 fitted to the untrained network, all 8,804,162 elements replaced, exported: what is exportable before any training.
 Afterwards every target is exported or says why not, and what was written is validated against its run and recounted:
-a second run, without finetuning, since after so few steps from fresh weights the student's logits are infinite, and
-such a network is refused.
+a second run, of the polynomials as first fitted, for after so few steps from fresh weights the student's logits are
+infinite, and such a network is refused.
 Peak memory is the process's high-water mark, reset before each phase. Writes
 benchmarks/results/imagenet_rehearsal.{json,md}.
 """
@@ -110,7 +110,8 @@ def rehearse(arguments: argparse.Namespace, found: dict[str, Any]) -> Iterator[N
         student = folder / "student"
         if result_file(student) is None:
             fields = config.model_dump(exclude_none=True)
-            fields["baseline"]["checkpoint"], fields["finetune"]["epochs"] = str(folder / "run"), 0
+            fields["baseline"]["checkpoint"] = str(folder / "run")
+            fields["search"]["epochs"] = fields["finetune"]["epochs"] = 0
             aurep.train(fields, student, resume=student.exists(), console=Console(width=120))
         for target in [name for name in TARGETS if name not in found["targets"]]:
             found["targets"][target] = exported(student, folder / target, target)
@@ -282,7 +283,8 @@ def _phases(found: dict[str, Any]) -> str:
         f"{found['phases']['search']['largest_inputs'][-1]} after the search, "
         f"{', '.join(found['phases']['finetune']['largest_inputs'])} after the epochs of finetuning, of which the "
         "first of the best accuracy is the result. Infinite: what a student of so few steps may be in evaluation. No "
-        "such network is exported, so that what follows is of a second run, without finetuning.\n"
+        "such network is exported, so that what follows is of a second run: the same teacher, 50,000 SiLUs left, and "
+        "polynomials as they are first fitted.\n"
     )
 
 

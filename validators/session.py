@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _FATAL_ONLY = 4
 REWRITTEN = 10_000  # nodes: what ONNX Runtime takes to load and rewrite more grows with their square
 PART = 4_000  # nodes that are loaded at once, and not rewritten, of a graph of more than those
-BATCH = 64  # images at a time where the batch is dynamic
+BATCH = 64  # images at most at a time where the batch is dynamic,
+ELEMENTS = 2**20  # and elements of them: activations are many times as large, and a limit on memory counts them too
 
 
 class CannotRunError(AurepError):
@@ -51,19 +53,19 @@ class Session:
         with stage("while loading the graph"):
             self._session, self.provider = _open(model, provider)
         self.batch = fixed_batch(model)
-        self.rows = self.batch or BATCH
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             names = ", ".join(entry.name for entry in inputs)
             raise CannotRunError(f"the model has {len(inputs)} inputs ({names}); only models of one input can be run.")
         self.input = inputs[0]
+        image = prod(side for side in self.input.shape[1:] if isinstance(side, int))
+        self.rows = self.batch or min(BATCH, max(ELEMENTS // max(image, 1), 1))
         self.outputs = [entry.name for entry in self._session.get_outputs()]
 
     def run(self, inputs: NDArray[Any]) -> NDArray[Any]:
         """Logits (N, classes) for inputs (N, ...), batch by batch."""
-        size = self.batch or BATCH
         batches = ((np.atleast_1d(found[0]), used) for found, used in self._batches(inputs))
-        return np.concatenate([logits if used == size else logits[:used] for logits, used in batches])
+        return np.concatenate([logits if used == self.rows else logits[:used] for logits, used in batches])
 
     def run_all(self, inputs: NDArray[Any]) -> Iterator[dict[str, NDArray[Any]]]:
         """Every output by name, batch by batch."""
@@ -71,12 +73,11 @@ class Session:
             yield dict(zip(self.outputs, found, strict=True))
 
     def _batches(self, inputs: NDArray[Any]) -> Iterator[tuple[list[NDArray[Any]], int]]:
-        size = self.rows
-        for start in range(0, len(inputs), size):
-            chunk = inputs[start : start + size]
+        for start in range(0, len(inputs), self.rows):
+            chunk = inputs[start : start + self.rows]
             fed = chunk
-            if self.batch and len(chunk) < size:  # a fixed batch is filled up; the surplus rows are dropped
-                fed = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
+            if self.batch and len(chunk) < self.batch:  # a fixed batch is filled up; the surplus rows are dropped
+                fed = np.concatenate([chunk, np.repeat(chunk[-1:], self.batch - len(chunk), axis=0)])
             try:
                 with stage("while running the graph"):
                     found = self._session.run(None, {self.input.name: fed})

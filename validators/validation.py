@@ -25,7 +25,7 @@ from aurep.validators.checks import accuracy
 from aurep.validators.checks.accuracy import Bounds, Decided, Reference, check_accuracy, reference_of
 from aurep.validators.checks.count import activations, check_comparisons, check_count, read_budget
 from aurep.validators.checks.fixed_point import check_fixed_point
-from aurep.validators.checks.inputs import drawn
+from aurep.validators.checks.inputs import Eager, drawn, without_overflow
 from aurep.validators.checks.localise import check_localise
 from aurep.validators.checks.parity import check_parity
 from aurep.validators.checks.places import check_places, relu_sites
@@ -88,12 +88,6 @@ class _Work:
     def form(self) -> FixedPoint | None:
         """The fixed point to hold the file against: what was given, or the target's."""
         return self.fixed_point or (self.framework.fixed_point if self.framework is not None else None)
-
-    @cached_property
-    def drawn(self) -> NDArray[Any]:
-        """Inputs that whoever wrote the file could not choose."""
-        with stage("while drawing images as the file claims them"):
-            return drawn(self.model, self.metadata.input if self.metadata is not None else None)
 
     @property
     def input(self) -> InputClaim:
@@ -199,9 +193,10 @@ def _run_checks(
         return None
     run = _load_run(work)
     stored = read_samples(work.artefact.bundle) if work.artefact.bundle is not None else None
-    _check_rounding(work, session, stored)
+    own = _drawn(work, session, _eager(run))
+    _check_rounding(work, session, stored, own)
     try:
-        _check_samples(work, session, recovered, stored, run)
+        _check_samples(work, session, recovered, stored, run, own)
     except CannotRunError as error:
         work.checks.append(Check("parity", "does not run", None, False, str(error)))
     images = _load_images(work, run, data, bounds)
@@ -216,16 +211,40 @@ def _run_checks(
     return session.provider
 
 
-def _check_rounding(work: _Work, session: Session, stored: Samples | None) -> None:
+def _eager(run: Any) -> Eager | None:
+    return None if run is None else lambda x: eager_logits(run, x)
+
+
+def _drawn(work: _Work, session: Session, eager: Eager | None) -> NDArray[Any]:
+    """Inputs that whoever wrote the file could not choose."""
+    with stage("while drawing images as the file claims them"):
+        made = drawn(work.model, work.metadata.input if work.metadata is not None else None)
+    try:
+        kept = without_overflow(made, session, eager)
+    except CannotRunError:  # which the checks will tell
+        return made
+    if len(kept) < len(made):
+        work.notes.append(
+            f"On {len(made) - len(kept)} of {len(made)} images drawn at random the network overflows. They were left "
+            "out; images of your own that are as far from its training images would get no answer either."
+        )
+    return kept
+
+
+def _check_rounding(work: _Work, session: Session, stored: Samples | None, own: NDArray[Any]) -> None:
     """Listed only where it fails."""
-    own = work.drawn
     with stage("while disturbing the graph's numbers"):
         check = check_rounding(work.walks, session, stored, own)
     work.checks.extend([check] if check is not None else [])
 
 
 def _check_samples(
-    work: _Work, session: Session, recovered: Mapping[str, RecoveredSite], stored: Samples | None, run: Any
+    work: _Work,
+    session: Session,
+    recovered: Mapping[str, RecoveredSite],
+    stored: Samples | None,
+    run: Any,
+    own: NDArray[Any],
 ) -> None:
     eager = eager_samples(run, stored, SAMPLES) if run is not None else None
     samples = stored or eager
@@ -236,11 +255,9 @@ def _check_samples(
             work.notes.append("Parity was not measured: give a bundle folder, or the run with --run.")
         return
     say("while comparing logits")
-    again = (lambda x: eager_logits(run, x)) if run is not None else None
-    own = work.drawn
     if run is not None and stored is not None:
         own = np.concatenate([own, run.samples(SAMPLES)[0]])
-    check = check_parity(work.model, session, samples, eager if stored is not None else None, again, own)
+    check = check_parity(work.model, session, samples, eager if stored is not None else None, _eager(run), own)
     work.checks.append(check)
     if not check.passed and recovered:
         say("while looking for the site that differs")

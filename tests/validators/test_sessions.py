@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 
 from aurep.errors import AurepError
 from aurep.validators.checks.tolerances import DISTURBANCE
+from aurep.validators.session import Session
 from aurep.validators.validation import validate  # in this process, where things can be put in its way
 from tests.validators.graphs import parse
 
@@ -74,3 +77,19 @@ def test_a_plain_file_is_loaded_twice(tmp_path: Path, monkeypatch: pytest.Monkey
     moved = stored[add.input[1]] / stored["b"] - 1
     assert abs(moved).min() > 0
     assert abs(moved).max() < 3 * DISTURBANCE
+
+
+@pytest.mark.parametrize(("side", "together"), [(32, 64), (224, 6), (2_000, 1)])
+def test_large_images_go_a_few_at_a_time(side: int, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else ImageNet's networks pass the limit on memory with activations alone."""
+    shape = f"float[N, 3, {side}"
+    text = f"g ({shape}, {side}] x) => ({shape}, 1] y) {{ y = ReduceMax <axes = [3]> (x) }}"
+    session = Session(parse(text), "cpu")
+    sizes: list[int] = []
+    ran = session._session.run
+    monkeypatch.setattr(
+        session, "_session", SimpleNamespace(run=lambda names, fed: (sizes.append(len(fed["x"])), ran(names, fed))[1])
+    )
+    inputs = np.random.default_rng(0).random((together + 1, 3, side, side), dtype=np.float32)
+    assert np.array_equal(session.run(inputs), inputs.max(3, keepdims=True))
+    assert sizes == [together, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -15,8 +16,11 @@ from onnx import helper
 from aurep.data.drawn import drawn_fields, drawn_pixels
 from aurep.metadata import InputClaim
 from aurep.validators.graph.batch import fixed_batch, model_inputs
+from aurep.validators.session import Session
 
 IMAGES = 8
+LEAST_FINITE = 0.5  # share of them: a file that overflows on most shows too little of itself
+Eager = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # the model that a graph was made of
 
 
 def drawn(model: onnx.ModelProto, claim: InputClaim | None) -> NDArray[Any]:
@@ -30,6 +34,19 @@ def drawn(model: onnx.ModelProto, claim: InputClaim | None) -> NDArray[Any]:
     if not np.issubdtype(dtype, np.floating):
         return rng.integers(0, 128, shape).astype(dtype)
     return (_images(rng, shape, claim) if len(shape) == 4 else rng.normal(size=shape)).astype(dtype)
+
+
+def without_overflow(images: NDArray[Any], session: Session, eager: Eager | None) -> NDArray[Any]:
+    """Those of `images` (n, ...) whose logits are finite: in the graph, or in the model it was made of where that is
+    given, so that a graph which alone overflows is found. All, where fewer than half are. Raises CannotRunError.
+
+    Far from the images it was trained on, a network of polynomials may overflow, which says nothing of the file.
+    """
+    logits = [session.run(images)] + ([] if eager is None else [eager(images)])
+    if any(len(found) != len(images) for found in logits):
+        return images
+    finite = np.any([np.isfinite(found).reshape(len(images), -1).all(1) for found in logits], axis=0)
+    return images[finite] if finite.mean() >= LEAST_FINITE else images
 
 
 def _images(rng: np.random.Generator, shape: tuple[int, ...], claim: InputClaim | None) -> NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from aurep.validators.checks.adversarial import adversarial_inputs, allowed_error
+from aurep.validators.checks.inputs import Eager
 from aurep.validators.checks.tolerances import LEAST_SPREAD, LOGIT_ROUNDING, MOST_APART, PARITY_SCALED, PARITY_TIE
 from aurep.validators.files.samples import Samples
 from aurep.validators.graph.batch import fixed_batch
@@ -23,7 +23,6 @@ from aurep.validators.stages import stage
 REFERENCE_IMAGES = 2  # of each kind: the reference evaluator is numpy: seconds an image for a large network
 REFERENCE_ODD = 3  # and of inputs that are no images
 Logits = NDArray[np.float32]
-Eager = Callable[[NDArray[np.float32]], Logits]
 
 
 @dataclass(frozen=True)

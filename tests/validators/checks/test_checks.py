@@ -13,11 +13,13 @@ import pytest
 
 from aurep.errors import AurepError
 from aurep.metadata import InputClaim, SiteClaim
-from aurep.validators import validate
+from aurep.validators import validate, validation
+from aurep.validators.checks.inputs import without_overflow
 from aurep.validators.checks.localise import check_localise
 from aurep.validators.checks.parity import difference, spread_of
 from aurep.validators.checks.tolerances import PARITY_SCALED
 from aurep.validators.report import Report
+from aurep.validators.session import Session
 from aurep.validators.sites.recovery import recover_sites
 from tests.validators import graphs
 
@@ -330,6 +332,24 @@ def test_logits_that_overflow_are_not_said_to_hang_on_rounding(tmp_path: Path) -
     report = validate(graphs.save(graphs.body(far), tmp_path / "m.onnx"), budget=0)
     assert failed(report) == {"rounding"}
     assert "infinite or no number" in hint(report, "rounding")
+
+
+@pytest.mark.parametrize(("overflowing", "alarms"), [(0, set()), (4, set()), (5, {"rounding"})])
+def test_drawn_images_on_which_a_network_overflows_are_left_out_where_most_are_others(
+    overflowing: int, alarms: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deep networks of polynomials overflow far from the images they know: no fault of the file's."""
+    bright = """m = ReduceMean<axes = [1, 2, 3]>(x) c = Constant<value_float = 3e38>() h = Mul(m, c) z = Div(h, c)
+        y = Add(x, z)"""
+    file = graphs.save(graphs.body(bright), tmp_path / "m.onnx")
+    images = np.random.default_rng(0).normal(size=(8, *graphs.SHAPE)).astype(np.float32)
+    images[:overflowing] += 2
+    monkeypatch.setattr(validation, "drawn", lambda *_: images)
+    report = validation.validate(file, budget=0)
+    assert failed(report) == alarms
+    assert any(note.startswith(f"On {overflowing} of 8 images drawn") for note in report.notes) == (overflowing == 4)
+    kept = without_overflow(images, Session(onnx.load(file), "cpu"), lambda x: x)
+    assert len(kept) == 8, "what overflows in the graph alone is to be found"
 
 
 def test_samples_that_show_nothing_are_not_all_that_is_looked_at(tmp_path: Path) -> None:
