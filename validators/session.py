@@ -37,6 +37,7 @@ class Session:
     Args:
         model: without external data.
         provider: `cuda` fails unless CUDA really runs every node; `auto` takes CUDA where it does, else the CPU.
+        rows: images at a time where the batch is dynamic; None: as many as their size allows.
 
     Attributes:
         provider: what it runs on, `cpu` or `cuda`.
@@ -47,7 +48,7 @@ class Session:
         CannotRunError: ONNX Runtime refuses the model.
     """
 
-    def __init__(self, model: onnx.ModelProto, provider: str = "auto") -> None:
+    def __init__(self, model: onnx.ModelProto, provider: str = "auto", rows: int | None = None) -> None:
         if provider not in PROVIDERS:
             raise AurepError(f"provider {provider!r} is unknown; choose one of {', '.join(PROVIDERS)}.")
         with stage("while loading the graph"):
@@ -59,7 +60,7 @@ class Session:
             raise CannotRunError(f"the model has {len(inputs)} inputs ({names}); only models of one input can be run.")
         self.input = inputs[0]
         image = prod(side for side in self.input.shape[1:] if isinstance(side, int))
-        self.rows = self.batch or min(BATCH, max(ELEMENTS // max(image, 1), 1))
+        self.rows = self.batch or rows or min(BATCH, max(ELEMENTS // max(image, 1), 1))
         self.outputs = [entry.name for entry in self._session.get_outputs()]
 
     def run(self, inputs: NDArray[Any]) -> NDArray[Any]:

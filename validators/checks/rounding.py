@@ -57,7 +57,7 @@ def check_rounding(
     allowed = f"<= {ROUNDING_SCALED}"
     kinds = [own] if samples is None else [own, samples.inputs[:IMAGES]]
     try:
-        after = Session(disturbed(model), session.provider)
+        after = Session(disturbed(model), session.provider, rows=IMAGES)
         plain = [session.run(inputs) for inputs in kinds]
         found = [_filled(after, inputs) for inputs in kinds]
     except CannotRunError as error:

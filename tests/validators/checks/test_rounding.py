@@ -71,6 +71,16 @@ def test_any_number_of_images_is_disturbed(images: int) -> None:
         assert found is None, (batch, found)
 
 
+def test_large_images_are_disturbed_too() -> None:
+    """Of which a session takes fewer at a time than there is noise for."""
+    head = "g (float[N, 3, 224, 224] x) => (float[N, 3] y) <float[3] c = {0.5, 1.0, 2.0}>"
+    model = parse(f"{head} {{ p = GlobalAveragePool(x) f = Flatten(p) q = Mul(f, c) y = Add(q, c) }}")
+    session = Session(model, "cpu")
+    assert session.rows < len(IMAGES)
+    images = np.random.default_rng(0).random((len(IMAGES), 3, 224, 224), dtype=np.float32)
+    assert check_rounding(model, session, None, images) is None
+
+
 @pytest.mark.parametrize("height", [0.1, 0.03, 0.016])
 def test_a_constant_that_all_logits_share_hides_no_step(height: float) -> None:
     """Around 1000 they vary by a few steps of a height of what their rounding is dozens of: fp32 has 6e-5 there."""
