@@ -65,7 +65,6 @@ def measure(arguments: argparse.Namespace, data: Path, name: str, seed: int) -> 
         "teacher": result.teacher_test_accuracy,
         "full": whole if width == 8 else None,
         "half": whole if width == 4 else halves[0] if halves else None,
-        "seconds": result.seconds,
     }
 
 
@@ -80,13 +79,12 @@ finetuning, seeds {", ".join(map(str, arguments.seeds))}. Test accuracy in perce
 Command: `python benchmarks/senet_widths.py --data-dir DIR --images {arguments.images}`.
 
 """
-    head = ("student", "teacher", "full width", "half width", "seconds of training")
+    head = ("student", "teacher", "full width", "half width")
     lines = []
     for name in STUDENTS:
         own = [row for row in rows if row["student"] == name]
         cells = [figure([row[key] for row in own]) for key in ("full", "half")]
-        times = statistics.mean(row["seconds"] for row in own)
-        lines.append((name, spread([row["teacher"] for row in own]), *cells, f"{times:.0f}"))
+        lines.append((name, spread([row["teacher"] for row in own]), *cells))
     text += markdown_table(head, lines)
     (RESULTS / "senet_widths.md").write_text(text)
     print(text)
