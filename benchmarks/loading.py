@@ -38,8 +38,8 @@ _WORKERS = len(os.sched_getaffinity(0))
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=500, help="read by each way in each round")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--images", type=int, default=3_000, help="read by each way in each round")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--files", type=int, default=100_000, help="of the memory measurement")
     parser.add_argument("--only", choices=("speed", "memory"))
     arguments = parser.parse_args()
