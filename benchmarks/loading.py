@@ -29,6 +29,8 @@ import numpy as np
 from PIL import Image
 from provenance import RESULTS, markdown_table, provenance
 
+from aurep.training.heap import keep_freed_memory
+
 SIZES = ((500, 375), (500, 333), (375, 500), (500, 375))  # ImageNet's most frequent ones
 QUALITY, CONTRAST = 96, 57
 DISTINCT, SIDE, BATCH = 100, 224, 64
@@ -46,6 +48,7 @@ def main() -> None:
     path = RESULTS / "loading.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
+        keep_freed_memory()  # as the command does
         if arguments.only != "memory":
             found["speed"] = speed(Path(folder) / "speed", arguments.images, arguments.rounds) | provenance()
         if arguments.only != "speed":
