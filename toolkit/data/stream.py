@@ -121,8 +121,10 @@ class StreamLoader:
         slots, size = workers * _AHEAD + 1, max((len(images) for _, images, _ in requests), default=0)
         _, channels, height, width = self._read.images.shape
         room = torch.empty(slots, size, height, width, channels, dtype=torch.uint8)
+        if workers:
+            _share(room)
         batches = DataLoader(
-            _Fetch(self._read, room.share_memory_() if workers else room, requests),
+            _Fetch(self._read, room, requests),
             batch_size=None,  # a request is a whole batch
             num_workers=workers,
             prefetch_factor=_AHEAD if workers else None,
@@ -193,6 +195,18 @@ class _Read:
         images = self.images
         pixels: Pixels = images[image] if isinstance(images, np.ndarray) else images.decode(image)
         return pixels
+
+
+def _share(room: Tensor) -> None:
+    """Move `room` to where workers reach it. Raises AurepError where the system has too little of such memory."""
+    try:
+        room.share_memory_()
+    except RuntimeError as error:
+        raise AurepError(
+            f"the workers need {room.nbytes / 2**20:,.0f} MiB of shared memory for {len(room)} batches, and the "
+            f"system refuses it ({error}); lower data.workers or train.batch_size, or give the container more "
+            "(docker run --shm-size)."
+        ) from error
 
 
 def _as_image(pixels: Pixels) -> Image:

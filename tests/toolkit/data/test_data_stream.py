@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -280,6 +281,16 @@ def test_without_torchvision_its_transforms_say_what_to_install(folder: Path, mo
 
 
 # --- errors ---
+
+
+def test_too_little_shared_memory_is_a_sentence(folder: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))  # of bytes in a file, and such memory is one
+    try:
+        with pytest.raises(AurepError, match=r"shared memory for 5 batches.*data\.workers.*--shm-size"):
+            collect(train_loader(load(folder, stream="yes"), workers=2).epoch(0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
