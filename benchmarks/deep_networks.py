@@ -74,7 +74,10 @@ def row(
     from aurep.errors import Diverged
     from aurep.training import train
 
+    from aurep.training.config import SearchConfig
+
     found: dict[str, Any] = {**provenance(), "network": arguments.network, "precision": precision, "budget": budget}
+    found["fit"] = SearchConfig().fit
     found |= {"images": arguments.images, "batch size": arguments.batch_size, "epochs": list(arguments.epochs)}
     try:
         result = train(config, folder, resume=folder.exists(), console=Console())

@@ -94,20 +94,27 @@ def run(arguments: argparse.Namespace, goal: Goal, seed: int) -> None:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    rows = [
-        row(goal, seed, folder(arguments, goal, seed))
-        for goal in GOALS
-        for seed in arguments.seeds
-        if (folder(arguments, goal, seed) / "provenance.json").exists()
-    ]
-    (arguments.results / "published.json").write_text(json.dumps(rows, indent=2) + "\n")
+    path = arguments.results / "published.json"
+    rows = {which(each): each for each in (json.loads(path.read_text()) if path.exists() else [])}
+    for goal in GOALS:
+        for seed in arguments.seeds:
+            out = folder(arguments, goal, seed)
+            if (out / "provenance.json").exists():
+                found = row(goal, seed, out)
+                rows[which(found)] = found
+    path.write_text(json.dumps(list(rows.values()), indent=2) + "\n")
     text = "# The literature's networks, trained with aurep's recipes\n\n"
     text += "Test accuracies in percent; published figures are of the papers' own runs and teachers. "
     text += "Command: `python benchmarks/published.py --data-dir DIR`.\n\n"
     head = ("network", "ReLUs", "published", "aurep", "its teacher", "epochs", "hours", "seed", "measured on")
-    text += markdown_table(head, [line(each) for each in rows])
+    text += markdown_table(head, [line(each) for each in rows.values()])
     (arguments.results / "published.md").write_text(text)
     print(text)
+
+
+def which(found: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells a row from the others."""
+    return found["recipe"], found["relu_budget"], found["seed"], found["teacher"]
 
 
 def row(goal: Goal, seed: int, out: Path) -> dict[str, Any]:

@@ -24,9 +24,12 @@ from rich.console import Console
 from subsets import first_images
 
 SEEN, VAL_IMAGES = 45_000, 2_500
-PLAIN = {"normalise": False, "range_weight": 0.0, "clip_norm": 0.0}
+PLAIN = {"fit": "moments", "normalise": False, "range_weight": 0.0, "clip_norm": 0.0}
+PHASE = {"running_by": "finetune", "fit": "search"}  # of the keys that one alone has
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
+    "polynomials by plain least squares": {"fit": "moments"},
+    "polynomials that enlarge nothing": {"fit": "bounded"},
     "running statistics from 70 % of finetuning on": {"running_by": 0.7},
     "a fifth of the range penalty": {"range_weight": 0.01},
     "twice the range penalty": {"range_weight": 0.1},
@@ -74,7 +77,7 @@ def run(config: dict[str, Any], change: dict[str, Any], out: Path) -> dict[str, 
 
     fields = {section: dict(values) for section, values in config.items()}
     for phase in ("search", "finetune"):
-        fields[phase] |= {key: value for key, value in change.items() if key != "running_by" or phase == "finetune"}
+        fields[phase] |= {key: value for key, value in change.items() if PHASE.get(key, phase) == phase}
     failure = None
     try:
         train(fields, out, resume=out.exists(), console=Console())

@@ -24,9 +24,10 @@ from torch import Tensor
 from aurep.errors import AurepError
 
 DEGREES = (0, 1, 2)
-Fit = Literal["moments", "normal", "autorep", "bounded"]  # see `Moments.fit`
+Fit = Literal["moments", "damped", "bounded", "normal", "autorep"]  # see `Moments.fit`
 _SIGMA_FLOOR = 0.05  # of the site's root-mean-square sigma: a dead channel gets c2 <= 4 / that, not infinity
 _LEAST_SIGMA = 1e-3  # taken for that mean where a whole site is dead: it still gets a finite c2, at most 4e3
+_DAMPED = 0.5  # of the curvature that least squares gives
 _BEYOND = 2.0  # of the largest input seen, up to which a bounded fit does not enlarge any
 _AUTOREP_FLOOR = 0.5  # of the variance, in the code released with AutoReP
 _RIDGE = 1e-9  # keeps the standardised Gram matrix invertible for inputs of two or three distinct values
@@ -118,9 +119,11 @@ class Moments:
             degree: 0, 1 or 2.
             method: "moments", least squares under the inputs seen; "normal", under the normal distribution of their
                 mean and deviation; "autorep", the first coefficients of the code released with AutoReP, to compare
-                with: the closed form given the variance, at least 0.5, for sigma, then c0 / 5 and c2 / 100; "bounded",
-                the first, then flattened until |c1 x + c2 x^2| <= |x| up to twice the largest input seen, with the mean
-                kept: worse for most inputs, but parabola upon parabola enlarges no outlier.
+                with: the closed form given the variance, at least 0.5, for sigma, then c0 / 5 and c2 / 100; "damped",
+                the first with half its curvature, and the mean kept: what a network of many polynomials is trained
+                from, since each doubles an outlier's exponent; "bounded", the first, then flattened until
+                |c1 x + c2 x^2| <= |x| up to twice the largest input seen, with the mean kept: worse for most inputs,
+                but parabola upon parabola enlarges no outlier.
 
         What "autorep" does not follow: that code takes running averages over training and validation batches where
         these moments are of the batches seen; it sets the coefficients anew every 10 steps until step 508, training
@@ -144,20 +147,31 @@ class Moments:
                 scale, dtype=mu.dtype, device=mu.device
             )
         closed = dapa(mu, sigma, degree)
-        if method == "normal" or (self.per_element and self.count < 3 * (degree + 1)):
+        if method == "normal":
             return closed
-        fitted = torch.where((variance.sqrt() <= floor)[..., None], closed, _solve(raw, cross, mu, sigma, degree))
-        return self._flattened(fitted, raw, cross) if method == "bounded" else fitted
-
-    def _flattened(self, fitted: Tensor, raw: Tensor, cross: Tensor) -> Tensor:
-        assert self.largest is not None
-        degree = fitted.shape[-1] - 1
-        slopes = [fitted[..., 1].clamp(-1, 1)] if degree else []
-        if degree == 2:
-            most = (1 - slopes[0].abs()) / (_BEYOND * self.largest).clamp_min(_LEAST_SIGMA)
-            slopes.append(fitted[..., 2].minimum(most).maximum(-most))
-        offset = cross[0] - sum(slope * raw[k] for k, slope in enumerate(slopes, 1))
+        undetermined = variance.sqrt() <= floor
+        if self.per_element and self.count < 3 * (degree + 1):
+            undetermined = torch.ones_like(undetermined)
+        fitted = torch.where(undetermined[..., None], closed, _solve(raw, cross, mu, sigma, degree))
+        if method == "moments":
+            return fitted
+        slopes = list((self._flattened(fitted) if method == "bounded" else _damped(fitted)).unbind(-1))[1:]
+        offset = cross[0] - sum(slope * raw[k] for k, slope in enumerate(slopes, 1))  # the mean is kept
         return torch.stack([offset, *slopes], -1)
+
+    def _flattened(self, fitted: Tensor) -> Tensor:
+        assert self.largest is not None
+        flat = fitted.clone()
+        if flat.shape[-1] > 1:
+            flat[..., 1].clamp_(-1, 1)
+        if flat.shape[-1] > 2:
+            most = (1 - flat[..., 1].abs()) / (_BEYOND * self.largest).clamp_min(_LEAST_SIGMA)
+            flat[..., 2] = flat[..., 2].minimum(most).maximum(-most)
+        return flat
+
+
+def _damped(fitted: Tensor) -> Tensor:
+    return fitted * torch.tensor([1.0, 1.0, _DAMPED][: fitted.shape[-1]], dtype=fitted.dtype, device=fitted.device)
 
 
 def _solve(raw: Tensor, cross: Tensor, mu: Tensor, sigma: Tensor, degree: int) -> Tensor:

@@ -48,6 +48,21 @@ def test_a_bounded_fit_keeps_the_mean_and_enlarges_nothing_up_to_twice_what_it_s
         np.testing.assert_allclose(np.polyval(c[::-1], channel).mean(), channel.clip(0).mean(), rtol=1e-7, atol=1e-9)
 
 
+@given(st.integers(0, 2**31), st.floats(-3, 3), st.floats(0.05, 20), st.sampled_from([1, 2]))
+@settings(deadline=None)
+def test_a_damped_fit_has_half_the_curvature_of_least_squares_and_its_mean(
+    seed: int, mean: float, std: float, degree: int
+) -> None:
+    """Oracle: numpy's least squares of ReLU."""
+    x = torch.from_numpy(np.random.default_rng(seed).standard_t(3, (50, 3)) * std + mean)
+    moments = Moments((3,))
+    moments.add(x)
+    for channel, c in zip(x.numpy().T, moments.fit(degree, "damped").numpy(), strict=True):
+        wanted = np.polyfit(channel, channel.clip(0), degree)[::-1] * [1, 1, 0.5][: degree + 1]
+        np.testing.assert_allclose(c[1:], wanted[1:], rtol=1e-5, atol=1e-7 / std)  # fp64, and the ridge of 1e-9
+        np.testing.assert_allclose(np.polyval(c[::-1], channel).mean(), channel.clip(0).mean(), rtol=1e-7, atol=1e-9)
+
+
 def test_a_deep_untrained_network_of_polynomials_is_exportable(tmp_path: Path) -> None:
     """Plain least squares leaves it infinite on images that it has not seen; a bounded fit does not."""
     torch.manual_seed(0)

@@ -53,8 +53,9 @@ def fit_polynomials(
         model: a prepared model; it runs in eval mode with its present masks, and its mode is restored.
         batches: inputs (N, C, H, W), or tuples whose first item they are.
         max_batches: stop after so many.
-        method: how, as in `aurep.polynomial.Moments.fit`: "moments", "normal", "autorep", or "bounded", for a
-            deep network whose activations become polynomials before any training: plain fits leave it infinite.
+        method: how, as in `aurep.polynomial.Moments.fit`: "moments", the best for the inputs seen; "damped", to train
+            a network of many polynomials from; "bounded", for a deep one that is used before any training, which
+            plain fits leave infinite; "normal" or "autorep".
 
     Raises:
         AurepError: no batch, or a batch that makes an activation infinite or NaN.

@@ -169,7 +169,7 @@ class SearchConfig(StudentConfig):
     coefficients: Literal["channel", "element"] = "channel"  # one polynomial for each
     width_multipliers: tuple[Share, ...] = (1.0,)  # networks of the first channels, trained along (SENet++)
     calibration: int = Field(default=2048, ge=1)  # images that the polynomials are fitted on
-    fit: Fit = "moments"  # how they are fitted: least squares, the normal closed form, AutoReP's code, or bounded
+    fit: Fit = "damped"  # how they are fitted: see `aurep.polynomial.Moments.fit`
     refits: int = Field(default=0, ge=0)  # times they are fitted anew while the search moves the masks
     options: dict[str, Any] = {}  # the method's own, below
 
