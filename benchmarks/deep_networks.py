@@ -5,8 +5,9 @@
 A teacher is trained for each network and precision, then a student for each budget, with every setting of search and
 finetuning as it is by default (AutoReP at degree 2), but for lengths: `--images` CIFAR-10 training images and
 `--epochs` make it a matter of minutes. 1,000 other training images validate; the test set is not touched. Read are the
-outcome, the accuracies and the largest input that any site saw in validation. Rows of other networks, precisions and
-budgets that are in the result file stay there. Finished runs are read and stopped ones go on.
+outcome, the accuracies and the largest input that any site saw in validation. Rows of other networks, precisions,
+budgets and fits (`search.fit`, as it was by default) that are in the result file stay there. Finished runs are read and
+stopped ones go on.
 
 Writes benchmarks/results/deep_networks.{json,md}.
 """
@@ -23,6 +24,7 @@ from rich.console import Console
 from subsets import first_images
 
 VAL_IMAGES = 1_000
+KEYS = ("network", "precision", "budget", "fit")
 
 
 def main() -> None:
@@ -73,7 +75,6 @@ def row(
 ) -> dict[str, Any]:
     from aurep.errors import Diverged
     from aurep.training import train
-
     from aurep.training.config import SearchConfig
 
     found: dict[str, Any] = {**provenance(), "network": arguments.network, "precision": precision, "budget": budget}
@@ -92,10 +93,10 @@ def row(
 
 
 def keep(found: dict[str, Any]) -> None:
-    """Put a row into the result file, in place of one of the same network, precision and budget."""
+    """Put a row into the result file, in place of one of the same network, precision, budget and fit."""
     path = RESULTS / "deep_networks.json"
     rows = json.loads(path.read_text()) if path.exists() else []
-    rows = [each for each in rows if any(each[key] != found[key] for key in ("network", "precision", "budget"))]
+    rows = [each for each in rows if any(each[key] != found[key] for key in KEYS)]
     path.write_text(json.dumps([*rows, found], indent=2) + "\n")
 
 
@@ -110,8 +111,8 @@ are in deep_networks.json; the last: {last["hardware"]}, {last["versions"]}, {la
 Command: `python benchmarks/deep_networks.py --data-dir DIR --network NAME --images N --batch-size B --epochs E E E`.
 
 """
-    head = ("network", "precision", "budget", "images, batch, epochs", "teacher, val %", "student, val % by epoch")
-    head += ("largest input by epoch", "where, at the end", "outcome")
+    head = ("network", "precision", "budget", "images, batch, epochs", "fit", "teacher, val %")
+    head += ("student, val % by epoch", "largest input by epoch", "where, at the end", "outcome")
     (RESULTS / "deep_networks.md").write_text(text + markdown_table(head, [line(each) for each in rows]))
 
 
@@ -122,6 +123,7 @@ def line(found: dict[str, Any]) -> tuple[str, ...]:
         found["precision"],
         found["budget"],
         f"{found['images']:,}, {found['batch size']}, {' + '.join(map(str, found['epochs']))}",
+        found["fit"],
         teacher,
         " ".join(f"{value:.1f}" for value in found["val"]),
         " ".join(f"{value:.3g}" for value in found["largest input"]),

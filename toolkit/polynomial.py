@@ -27,7 +27,7 @@ DEGREES = (0, 1, 2)
 Fit = Literal["moments", "damped", "bounded", "normal", "autorep"]  # see `Moments.fit`
 _SIGMA_FLOOR = 0.05  # of the site's root-mean-square sigma: a dead channel gets c2 <= 4 / that, not infinity
 _LEAST_SIGMA = 1e-3  # taken for that mean where a whole site is dead: it still gets a finite c2, at most 4e3
-_DAMPED = 0.5  # of the curvature that least squares gives
+_DAMPED = 0.7  # of the curvature that least squares gives
 _BEYOND = 2.0  # of the largest input seen, up to which a bounded fit does not enlarge any
 _AUTOREP_FLOOR = 0.5  # of the variance, in the code released with AutoReP
 _RIDGE = 1e-9  # keeps the standardised Gram matrix invertible for inputs of two or three distinct values
@@ -120,8 +120,8 @@ class Moments:
             method: "moments", least squares under the inputs seen; "normal", under the normal distribution of their
                 mean and deviation; "autorep", the first coefficients of the code released with AutoReP, to compare
                 with: the closed form given the variance, at least 0.5, for sigma, then c0 / 5 and c2 / 100; "damped",
-                the first with half its curvature, and the mean kept: what a network of many polynomials is trained
-                from, since each doubles an outlier's exponent; "bounded", the first, then flattened until
+                the first with 0.7 of its curvature, and the mean kept: what a network of many polynomials is
+                trained from, since each doubles an outlier's exponent; "bounded", the first, then flattened until
                 |c1 x + c2 x^2| <= |x| up to twice the largest input seen, with the mean kept: worse for most inputs,
                 but parabola upon parabola enlarges no outlier.
 

@@ -50,7 +50,7 @@ def test_a_bounded_fit_keeps_the_mean_and_enlarges_nothing_up_to_twice_what_it_s
 
 @given(st.integers(0, 2**31), st.floats(-3, 3), st.floats(0.05, 20), st.sampled_from([1, 2]))
 @settings(deadline=None)
-def test_a_damped_fit_has_half_the_curvature_of_least_squares_and_its_mean(
+def test_a_damped_fit_has_less_curvature_than_least_squares_and_its_mean(
     seed: int, mean: float, std: float, degree: int
 ) -> None:
     """Oracle: numpy's least squares of ReLU."""
@@ -58,7 +58,7 @@ def test_a_damped_fit_has_half_the_curvature_of_least_squares_and_its_mean(
     moments = Moments((3,))
     moments.add(x)
     for channel, c in zip(x.numpy().T, moments.fit(degree, "damped").numpy(), strict=True):
-        wanted = np.polyfit(channel, channel.clip(0), degree)[::-1] * [1, 1, 0.5][: degree + 1]
+        wanted = np.polyfit(channel, channel.clip(0), degree)[::-1] * [1, 1, 0.7][: degree + 1]
         np.testing.assert_allclose(c[1:], wanted[1:], rtol=1e-5, atol=1e-7 / std)  # fp64, and the ridge of 1e-9
         np.testing.assert_allclose(np.polyval(c[::-1], channel).mean(), channel.clip(0).mean(), rtol=1e-7, atol=1e-9)
 
