@@ -109,7 +109,8 @@ def report(model: str, images: int, epochs: tuple[int, int, int], runs: dict[str
     text += (
         f"{VAL_IMAGES:,} others for validation; {epochs[1]} + {epochs[2]} epochs of search and finetuning. One seed.\n"
     )
-    text += f"Command: `python benchmarks/stability.py --data-dir DIR --model {model} --images {images}`.\n\n"
+    text += f"Command: `python benchmarks/stability.py --data-dir DIR --model {model} --images {images} "
+    text += f"--epochs {' '.join(map(str, epochs))} --teacher RUN`.\n\n"
     head = ("variant", "val % by epoch", "training loss by epoch", "largest input, last epoch", "outcome")
     text += markdown_table(head, lines)
     (RESULTS / f"stability_{model}.md").write_text(text)
