@@ -83,6 +83,7 @@ def test_polynomials_are_fitted_to_the_network_that_a_large_projection_left(tmp_
     student = load_run(tmp_path / "run").model
     expected = copy.deepcopy(student)
     loader = Pipeline(config, RunFolder(tmp_path / "none"), Progress(None))._loader("train")
-    aurep.fit_polynomials(expected, islice(loader.epoch(0), -(-config.search.calibration // loader.batch_size)))
+    shown = islice(loader.epoch(0), -(-config.search.calibration // loader.batch_size))
+    aurep.fit_polynomials(expected, shown, method=config.search.fit)
     for found, wanted in zip(hybrid_sites(student), hybrid_sites(expected), strict=True):
         torch.testing.assert_close(found.coefficients, wanted.coefficients, rtol=FLOAT32, atol=FLOAT32)
