@@ -3,9 +3,9 @@
     python benchmarks/stability.py --data-dir DIR [--model resnet20] [--images 8000] [--teacher zoo/cifar10-resnet20]
 
 From one teacher, budget 0, degree 2, elements replaced in random order along the usual schedule: search and finetuning
-as they are by default, without one of their parts, and without any (plain coefficients, no penalty, no clipping). A
-run that collapsed or diverged is a result here. What is read from a run is its metrics.csv: accuracy and training loss
-after every epoch, and the largest input that any site saw in validation, which says where it blew up.
+as they are by default, without one of their parts, and without any (least squares, plain coefficients, no penalty, no
+clipping). A run that collapsed or diverged is a result here. What is read from a run is its metrics.csv: accuracy and
+training loss after every epoch, and the largest input that any site saw in validation, which says where it blew up.
 
 `--images` takes the first so many training images, for a look in minutes; 2,500 of the last 5,000, which no teacher of
 the zoo has seen, validate. The test set is not touched.

@@ -155,23 +155,18 @@ class Moments:
         fitted = torch.where(undetermined[..., None], closed, _solve(raw, cross, mu, sigma, degree))
         if method == "moments":
             return fitted
-        slopes = list((self._flattened(fitted) if method == "bounded" else _damped(fitted)).unbind(-1))[1:]
-        offset = cross[0] - sum(slope * raw[k] for k, slope in enumerate(slopes, 1))  # the mean is kept
-        return torch.stack([offset, *slopes], -1)
+        if method == "damped":
+            fitted[..., 2:] *= _DAMPED
+        else:
+            self._flatten(fitted)
+        fitted[..., 0] = cross[0] - sum(fitted[..., k] * raw[k] for k in range(1, degree + 1))  # the mean is kept
+        return fitted
 
-    def _flattened(self, fitted: Tensor) -> Tensor:
+    def _flatten(self, fitted: Tensor) -> None:
         assert self.largest is not None
-        flat = fitted.clone()
-        if flat.shape[-1] > 1:
-            flat[..., 1].clamp_(-1, 1)
-        if flat.shape[-1] > 2:
-            most = (1 - flat[..., 1].abs()) / (_BEYOND * self.largest).clamp_min(_LEAST_SIGMA)
-            flat[..., 2] = flat[..., 2].minimum(most).maximum(-most)
-        return flat
-
-
-def _damped(fitted: Tensor) -> Tensor:
-    return fitted * torch.tensor([1.0, 1.0, _DAMPED][: fitted.shape[-1]], dtype=fitted.dtype, device=fitted.device)
+        slopes, curvatures = fitted[..., 1:2].clamp_(-1, 1), fitted[..., 2:]
+        most = (1 - slopes.abs()) / (_BEYOND * self.largest).clamp_min(_LEAST_SIGMA)[..., None]
+        curvatures.copy_(curvatures.minimum(most).maximum(-most))
 
 
 def _solve(raw: Tensor, cross: Tensor, mu: Tensor, sigma: Tensor, degree: int) -> Tensor:

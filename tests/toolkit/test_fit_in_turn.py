@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import aurep
-from aurep.polynomial import Moments
+from aurep.polynomial import Fit, Moments
 from aurep.surgery import hybrid_sites
 
 
@@ -33,31 +35,40 @@ def test_a_later_site_is_fitted_on_the_outputs_of_earlier_polynomials() -> None:
         x = torch.from_numpy(np.stack([np.polyval(c[::-1], v) for c, v in zip(wanted, seen.T, strict=True)], 1)).float()
 
 
-@given(st.integers(0, 2**31), st.floats(-3, 3), st.floats(0.05, 20), st.sampled_from([1, 2]))
+CASES: dict[str, st.SearchStrategy[Any]] = {
+    "seed": st.integers(0, 2**31),
+    "mean": st.floats(-3, 3),
+    "std": st.floats(0.05, 20),
+    "degree": st.sampled_from([1, 2]),
+}
+
+
+def fitted(method: Fit, seed: int, mean: float, std: float, degree: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Fifty heavy-tailed inputs and the coefficients fitted to them, channel by channel."""
+    x = torch.from_numpy(np.random.default_rng(seed).standard_t(3, (50, 3)) * std + mean)
+    moments = Moments((3,))
+    moments.add(x)
+    yield from zip(x.numpy().T, moments.fit(degree, method).numpy(), strict=True)
+
+
+@given(**CASES)
 @settings(deadline=None)
 def test_a_bounded_fit_keeps_the_mean_and_enlarges_nothing_up_to_twice_what_it_saw(
     seed: int, mean: float, std: float, degree: int
 ) -> None:
-    x = torch.from_numpy(np.random.default_rng(seed).standard_t(3, (50, 3)) * std + mean)
-    moments = Moments((3,))
-    moments.add(x)
-    found = moments.fit(degree, "bounded").numpy()
-    for channel, c in zip(x.numpy().T, found, strict=True):
+    for channel, c in fitted("bounded", seed, mean, std, degree):
         grid = np.linspace(-2, 2, 101) * np.abs(channel).max()
         assert np.all(np.abs(np.polyval(c[::-1], grid) - c[0]) <= np.abs(grid) * (1 + 1e-9))  # float64
         np.testing.assert_allclose(np.polyval(c[::-1], channel).mean(), channel.clip(0).mean(), rtol=1e-7, atol=1e-9)
 
 
-@given(st.integers(0, 2**31), st.floats(-3, 3), st.floats(0.05, 20), st.sampled_from([1, 2]))
+@given(**CASES)
 @settings(deadline=None)
 def test_a_damped_fit_has_less_curvature_than_least_squares_and_its_mean(
     seed: int, mean: float, std: float, degree: int
 ) -> None:
     """Oracle: numpy's least squares of ReLU."""
-    x = torch.from_numpy(np.random.default_rng(seed).standard_t(3, (50, 3)) * std + mean)
-    moments = Moments((3,))
-    moments.add(x)
-    for channel, c in zip(x.numpy().T, moments.fit(degree, "damped").numpy(), strict=True):
+    for channel, c in fitted("damped", seed, mean, std, degree):
         wanted = np.polyfit(channel, channel.clip(0), degree)[::-1] * [1, 1, 0.7][: degree + 1]
         np.testing.assert_allclose(c[1:], wanted[1:], rtol=1e-5, atol=1e-7 / std)  # fp64, and the ridge of 1e-9
         np.testing.assert_allclose(np.polyval(c[::-1], channel).mean(), channel.clip(0).mean(), rtol=1e-7, atol=1e-9)

@@ -142,7 +142,7 @@ class StreamLoader:
             yield room[number % slots, :found].permute(0, 3, 1, 2)
 
 
-class _Fetch(Dataset[int]):
+class _Fetch(Dataset[int | AurepError]):
     """What a worker does: fill a slot of the memory that it shares with the parent with a batch.
 
     Args:
@@ -158,7 +158,7 @@ class _Fetch(Dataset[int]):
     def __len__(self) -> int:
         return len(self._requests)
 
-    def __getitem__(self, number: int) -> int | AurepError:  # type: ignore[override]  # as DataLoader has it
+    def __getitem__(self, number: int) -> int | AurepError:
         """How many images, or the error, which would otherwise arrive as a text with the worker's traceback."""
         epoch, images, mirrored = self._requests[number]
         batch = self._room[number % len(self._room), : len(images)]
