@@ -108,6 +108,19 @@ class Standard:
         """
         return self.exploded(inputs) and all(site.factors is None for site in sites)
 
+    def unanswered(self, phase: str, inputs: dict[str, float]) -> str | None:
+        """Of a student that does not answer some validation image: a sentence, with the first site that is beyond all
+        measure there; None where there is no such site, or where the teacher's own inputs are as large.
+        """
+        huge = next((name for name, value in inputs.items() if value >= _HUGE), None)
+        if huge is None or self.warning:
+            return None
+        return (
+            f"on a validation image the inputs of {huge} reach {inputs[huge]:.3g}, where the teacher's reach "
+            f"{self.inputs[huge]:.3g}. Images like it get no sensible answer, and a network that overflows on one of "
+            f"its samples is not exported. Raise {phase}.epochs or {phase}.range_weight, or train on images like it."
+        )
+
     def verdict(self, phase: str, accuracy: float, inputs: dict[str, float]) -> str:
         """The sentence about a collapsed student: how far it fell, which site's inputs grew, what to change."""
         fell = f"{phase} collapsed: accuracy {accuracy:.2f} % where the teacher has {self.accuracy:.2f} % and chance "

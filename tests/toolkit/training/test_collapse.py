@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from rich.console import Console
 from torch import nn
 
 import aurep
 from aurep.cli import main
+from aurep.data.embedded import read_digits
 from aurep.errors import Collapsed
 from aurep.surgery import hybrid_sites, normalise_polynomials
+from aurep.training import train
 from aurep.training.collapse import LargestInputs, Standard
+from tests.toolkit.training.tiny import tiny_config
 
 TEACHER = Standard(accuracy=80.0, chance=10.0, images=5000, inputs={"a": 5.0, "b": 0.5})
 
@@ -63,6 +69,32 @@ def test_a_teacher_whose_own_inputs_are_huge_is_warned_of() -> None:
     assert huge.warning is not None
     assert "inputs of b reach 1e+05" in huge.warning
     assert "baseline.lr" in huge.warning
+
+
+def test_a_student_that_overflows_on_an_image_is_warned_of_unless_its_teacher_does() -> None:
+    assert TEACHER.unanswered("finetune", {"a": 65535.0, "b": 0.5}) is None
+    sentence = TEACHER.unanswered("finetune", {"a": 40.0, "b": float("inf")})
+    assert sentence is not None
+    assert "the inputs of b reach inf, where the teacher's reach 0.5" in sentence
+    assert "finetune.range_weight" in sentence
+    huge = Standard(accuracy=80.0, chance=10.0, images=5000, inputs={"a": 5.0, "b": 1e5})
+    assert huge.unanswered("finetune", {"a": 40.0, "b": float("inf")}) is None
+
+
+@pytest.mark.parametrize("glaring", [False, True])
+def test_a_run_that_overflows_on_an_image_unlike_the_others_says_so(tmp_path: Path, glaring: bool) -> None:
+    """Faint digits, and in validation one white image."""
+    raw = read_digits()
+    faint = raw.x_train // 16
+    if glaring:
+        faint[0] = 255
+    parts = {"x_train": faint[200:], "y_train": raw.y_train[200:], "x_val": faint[:200], "y_val": raw.y_train[:200]}
+    np.savez(tmp_path / "faint.npz", **parts, x_test=raw.x_test // 16, y_test=raw.y_test)
+    said = io.StringIO()
+    config = tiny_config(data__name=f"'npz:{tmp_path / 'faint.npz'}'", search__budget=0, search__epochs=1)
+    result = train(config, tmp_path / "run", console=Console(file=said, width=1000))
+    assert ("Warning: on a validation image the inputs of" in said.getvalue()) is glaring
+    assert result.relu_count == 0
 
 
 def test_a_run_whose_teacher_explodes_in_evaluation_says_so(tmp_path: Path) -> None:
