@@ -36,10 +36,15 @@ class Arm:
     degree: int
     default: tuple[str, ...]
     other: tuple[str, ...]
+    label: str = ""  # what it is called, if not by its method
+
+    @property
+    def title(self) -> str:
+        return self.label or self.method
 
     @property
     def name(self) -> str:
-        return f"{self.method}, degree {self.degree}"
+        return f"{self.title}, degree {self.degree}"
 
     def trials(self) -> list[list[str]]:
         own = [f"search.method={self.method}", f"search.degree={self.degree}"]

@@ -4,9 +4,9 @@
     python benchmarks/methods_resnet20.py --data-dir DIR --methods snl senet --minutes 120       # a part of it
     python benchmarks/methods_resnet20.py --report                                               # what there is
 
-Methods, trials and how the best is chosen are those of methods_cifar10.py. One teacher serves all, the zoo's all-ReLU
-network, which saw the first 45,000 training images; the first `--images` of them train the students, and 2,500 that it
-did not see validate.
+Methods, trials and how the best is chosen are those of methods_cifar10.py; a last row keeps no ReLU, for what the kept
+ones are worth. One teacher serves all, the zoo's all-ReLU network, which saw the first 45,000 training images; the
+first `--images` of them train the students, and 2,500 that it did not see validate.
 
 Runs that are in the result file are not made again, so that it can be filled a part at a time, and on several machines;
 with --minutes no run starts after so many. Finished runs in --work are read, stopped ones go on. Writes
@@ -29,6 +29,8 @@ from subsets import first_images
 
 BUDGET = 4_899  # of 188,416: 2.6 %, the share at which SNL reports its ResNet-18
 SEEN, VAL_IMAGES = 45_000, 2_500
+NO_RELU = "search.budget=0"
+COMPARED = (*ARMS, Arm("random", 2, (NO_RELU,), (NO_RELU, "search.options.settle=0.4"), label="none kept"))
 RECIPE = """
 [model]
 name = "resnet20"
@@ -80,7 +82,7 @@ class Runs:
     def missing(self) -> Iterator[tuple[Arm, str, int, int]]:
         """What is to be made next: all trials of a length, then its other seeds. Changes with what was made."""
         first, *others = self.arguments.seeds
-        arms = [arm for arm in ARMS if arm.method in self.arguments.methods]
+        arms = [arm for arm in COMPARED if arm.title in self.arguments.methods]
         for epochs in self.arguments.epochs:
             wanted = [(arm, trial, first) for trial in range(self.arguments.trials) for arm in arms]
             chosen = [(arm, self.chosen(arm, epochs)) for arm in arms]
@@ -96,7 +98,7 @@ class Runs:
             search, finetune = epochs.split("+")
             overrides = [f"search.epochs={search}", f"finetune.epochs={finetune}", f"baseline.checkpoint='{teacher}'"]
             overrides += [*arm.trials()[trial], f"train.seed={seed}"]
-            name = f"{arm.method}{arm.degree}-{epochs}-t{trial}-s{seed}-{self.arguments.images}"
+            name = f"{arm.title.replace(' ', '-')}{arm.degree}-{epochs}-t{trial}-s{seed}-{self.arguments.images}"
             found = outcome(configuration(self.arguments, overrides), self.arguments.work / name, BUDGET)
             self.rows.append({**self._key(*todo), **found, **provenance()})
             self.file.write_text(json.dumps({"budget": BUDGET, "recipe": RECIPE, "runs": self.rows}, indent=2) + "\n")
@@ -109,10 +111,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/methods"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--epochs", nargs="+", default=["1+2", "10+20"], metavar="SEARCH+FINETUNE")
-    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--trials", type=int, default=4, choices=range(1, 5))
-    parser.add_argument("--methods", nargs="+", default=sorted({arm.method for arm in ARMS}))
+    parser.add_argument("--methods", nargs="+", default=sorted({arm.title for arm in COMPARED}))
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--teacher", help="an all-ReLU ResNet-20.  [default: the zoo's]")
     parser.add_argument("--report", action="store_true", help="train nothing")
@@ -147,7 +149,7 @@ def report(runs: Runs) -> None:
     for epochs in arguments.epochs:
         search, finetune = epochs.split("+")
         text += f"\n## {search} + {finetune} epochs of search and finetuning\n\n"
-        lines = [line(runs, arm, epochs) for arm in ARMS]
+        lines = [line(runs, arm, epochs) for arm in COMPARED]
         text += markdown_table((*columns, "other trials, val %"), lines)
     text += "\nMeasured on: " + "; ".join(places) + ".\n"
     (arguments.results / "methods_resnet20.md").write_text(text)
