@@ -1,42 +1,79 @@
 """CIFAR-10 on ResNet-20: the search methods on equal terms.
 
-    python benchmarks/methods_resnet20.py --data-dir DIR [--work runs/methods] [--epochs 1+2 10+20] [--seeds 0 1 2]
+    python benchmarks/methods_resnet20.py --data-dir DIR [--work runs/methods] [--epochs 1+2] [--seeds 0 1 2]
     python benchmarks/methods_resnet20.py --data-dir DIR --methods snl senet --minutes 120       # a part of it
     python benchmarks/methods_resnet20.py --report                                               # what there is
 
-Methods, trials and how the best is chosen are those of methods_cifar10.py; a last row keeps no ReLU, for what the kept
-ones are worth. One teacher serves all, the zoo's all-ReLU network, which saw the first 45,000 training images; the
-first `--images` of them train the students, and 2,500 that it did not see validate.
+Every method is tried as often as the others, `--trials` times on the first seed, over the rate of the weights and what
+is its own (a penalty, mostly); the trial of highest validation accuracy whose search reached the budget by itself (the
+projection cut no more than a tenth) is trained on the other seeds too. A last row keeps no ReLU, for what the kept ones
+are worth. One teacher serves all, the zoo's all-ReLU network, which saw the first 45,000 training images; the first
+`--images` of them train the students, and 2,500 that it did not see validate.
 
-Runs that are in the result file are not made again, so that it can be filled a part at a time, and on several machines;
-with --minutes no run starts after so many. Finished runs in --work are read, stopped ones go on. Writes
-benchmarks/results/methods_resnet20.{json,md}.
+`--epochs` are those of search and finetuning, each a table. Runs that are in the result file are not made again, so
+that it can be filled a part at a time, and on several machines; with --minutes no run starts after so many. Finished
+runs in --work are read, stopped ones go on. Writes benchmarks/results/methods_resnet20.{json,md}.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from methods_cifar10 import ARMS, Arm, best_of, outcome, spread
-from provenance import RESULTS, markdown_table, provenance
+from provenance import RESULTS, epochs_of, markdown_table, provenance
+from rich.console import Console
 from subsets import first_images
 
 BUDGET = 4_899  # of 188,416: 2.6 %, the share at which SNL reports its ResNet-18
 SEEN, VAL_IMAGES = 45_000, 2_500
+SLOWER = ["search.lr=1e-3", "finetune.lr=1e-3"]  # than the default 3e-3
 NO_RELU = "search.budget=0"
-COMPARED = (*ARMS, Arm("random", 2, (NO_RELU,), (NO_RELU, "search.options.settle=0.4"), label="none kept"))
 RECIPE = """
 [model]
 name = "resnet20"
 [train]
 batch_size = 128
 """
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method at a degree, and its own setting that is tried beside the default one."""
+
+    method: str
+    degree: int
+    default: tuple[str, ...]
+    other: tuple[str, ...]
+    label: str = ""  # what it is called, if not by its method
+
+    @property
+    def title(self) -> str:
+        return self.label or self.method
+
+    @property
+    def name(self) -> str:
+        return f"{self.title}, degree {self.degree}"
+
+    def trials(self) -> list[list[str]]:
+        own = [f"search.method={self.method}", f"search.degree={self.degree}"]
+        return [[*own, *setting, *rate] for rate in ([], SLOWER) for setting in (self.default, self.other)]
+
+
+ARMS = (
+    Arm("saliency", 2, (), ("search.options.equalise=0.5",)),
+    Arm("autorep", 2, (), ("search.options.penalty=300",)),
+    Arm("random", 2, (), ("search.options.settle=0.4",)),
+    Arm("saliency", 0, (), ("search.options.equalise=0.5",)),
+    Arm("snl", 0, (), ("search.options.penalty=1e-3",)),
+    Arm("senet", 0, ("finetune.pram_weight=1000",), ()),
+    Arm("random", 2, (NO_RELU,), (NO_RELU, "search.options.settle=0.4"), label="none kept"),
+)
 
 
 @dataclass
@@ -82,7 +119,7 @@ class Runs:
     def missing(self) -> Iterator[tuple[Arm, str, int, int]]:
         """What is to be made next: all trials of a length, then its other seeds. Changes with what was made."""
         first, *others = self.arguments.seeds
-        arms = [arm for arm in COMPARED if arm.title in self.arguments.methods]
+        arms = [arm for arm in ARMS if arm.title in self.arguments.methods]
         for epochs in self.arguments.epochs:
             wanted = [(arm, trial, first) for trial in range(self.arguments.trials) for arm in arms]
             chosen = [(arm, self.chosen(arm, epochs)) for arm in arms]
@@ -110,11 +147,11 @@ def main() -> None:
     parser.add_argument("--data-dir", help="needed unless --report")
     parser.add_argument("--work", type=Path, default=Path("runs/methods"))
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--epochs", nargs="+", default=["1+2", "10+20"], metavar="SEARCH+FINETUNE")
+    parser.add_argument("--epochs", nargs="+", default=["1+2"], metavar="SEARCH+FINETUNE")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--trials", type=int, default=4, choices=range(1, 5))
-    parser.add_argument("--methods", nargs="+", default=sorted({arm.title for arm in COMPARED}))
+    parser.add_argument("--methods", nargs="+", default=sorted({arm.title for arm in ARMS}))
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--teacher", help="an all-ReLU ResNet-20.  [default: the zoo's]")
     parser.add_argument("--report", action="store_true", help="train nothing")
@@ -135,6 +172,35 @@ def configuration(arguments: argparse.Namespace, overrides: Sequence[str]) -> An
     return parse_config(RECIPE, "methods", [f"data.name='npz:{data}'", f"search.budget={BUDGET}", *overrides])
 
 
+def best_of(trials: Sequence[dict[str, Any]]) -> int:
+    """The number of that of highest validation accuracy, among those whose search reached the budget by itself."""
+    reaching = [trial for trial in trials if trial["reached"]] or trials
+    return trials.index(max(reaching, key=lambda trial: float(trial["val"])))
+
+
+def outcome(config: Any, folder: Path, budget: int) -> dict[str, Any]:
+    """What a run within `budget` elements ended with; a collapsed or diverged one with nothing."""
+    from aurep.errors import Diverged
+    from aurep.training import train
+
+    Console().rule(folder.name)
+    try:
+        result = train(config, folder, resume=True, console=Console())
+    except Diverged as error:  # all else is a mistake in the settings, and no result
+        nothing = dict.fromkeys(("teacher", "kept", "recovered"))
+        return {"val": 0.0, "test": 0.0, "reached": False, "error": str(error), **nothing}
+    rows = [row for row in epochs_of(folder) if row["phase"] == "search"]
+    kept = int(rows[-1]["kept_before_projection"])
+    return {
+        "val": result.val_accuracy,
+        "test": result.test_accuracy,
+        "teacher": result.teacher_test_accuracy,
+        "kept": kept,
+        "recovered": sum(int(row["recovered"]) for row in rows),
+        "reached": kept - budget <= 0.1 * kept,
+    }
+
+
 def report(runs: Runs) -> None:
     arguments = runs.arguments
     teachers = {row["teacher"] for row in runs.rows if row["teacher"] is not None}
@@ -149,7 +215,7 @@ def report(runs: Runs) -> None:
     for epochs in arguments.epochs:
         search, finetune = epochs.split("+")
         text += f"\n## {search} + {finetune} epochs of search and finetuning\n\n"
-        lines = [line(runs, arm, epochs) for arm in COMPARED]
+        lines = [line(runs, arm, epochs) for arm in ARMS]
         text += markdown_table((*columns, "other trials, val %"), lines)
     text += "\nMeasured on: " + "; ".join(places) + ".\n"
     (arguments.results / "methods_resnet20.md").write_text(text)
@@ -170,6 +236,11 @@ def line(runs: Runs, arm: Arm, epochs: str) -> tuple[str, ...]:
         ", ".join(str(seed["recovered"]) for seed in seeds),
         ", ".join(others) or "-",
     )
+
+
+def spread(values: Sequence[float]) -> str:
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}"
 
 
 if __name__ == "__main__":
