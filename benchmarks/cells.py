@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -24,3 +25,18 @@ def fill(file: Path, cells: Iterable[Row], run: Callable[[Row], Row], page: Call
         rows.append(cell | run(cell) | provenance())
         file.write_text(json.dumps(rows, indent=1) + "\n")
         file.with_suffix(".md").write_text(page(rows))
+
+
+def of_length(rows: Sequence[Row], arguments: argparse.Namespace) -> list[Row]:
+    """Those of the epochs and images that `arguments` name."""
+    return [row for row in rows if (row["epochs"], row["images"]) == (arguments.epochs, arguments.images)]
+
+
+def teacher_of(rows: Sequence[Row]) -> str:
+    """Its test accuracy; of a run that collapsed none is known."""
+    return next((f"{row['teacher']:.2f}" for row in rows if row["teacher"] is not None), "?")
+
+
+def where_of(rows: Sequence[Row]) -> str:
+    """On what hardware, with which versions and when they were made."""
+    return "; ".join(sorted({f"{row['hardware']}, {row['versions']}, {row['date']}" for row in rows}))

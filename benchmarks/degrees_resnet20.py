@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cells import Row, fill
+from cells import Row, fill, of_length, teacher_of, where_of
 from methods_resnet20 import SLOWER, configuration, outcome
 from provenance import RESULTS, markdown_table
 
@@ -48,28 +48,21 @@ def cells(arguments: argparse.Namespace) -> list[Row]:
 
 
 def run(arguments: argparse.Namespace, cell: Row) -> Row:
-    from aurep.zoo import resolve
-
-    search, finetune = cell["epochs"].split("+")
-    overrides = [f"search.epochs={search}", f"finetune.epochs={finetune}", *RATES[cell["rate"]]]
-    overrides += [f"search.budget={cell['budget']}", f"search.degree={cell['degree']}", "search.method=saliency"]
-    overrides += [f"baseline.checkpoint='{Path(resolve('cifar10-resnet20')).absolute()}'"]
+    overrides = [f"search.budget={cell['budget']}", f"search.degree={cell['degree']}", "search.method=saliency"]
+    overrides += RATES[cell["rate"]]
     folder = arguments.work / "-".join(str(value) for value in cell.values())
-    return outcome(configuration(arguments, overrides), folder, cell["budget"])
+    return outcome(configuration(arguments, cell["epochs"], overrides), folder, cell["budget"])
 
 
 def page(arguments: argparse.Namespace, rows: Sequence[Row]) -> str:
+    mine = of_length(rows, arguments)
     found: dict[tuple[int, int], list[Row]] = {}
-    for row in rows:
-        if (row["epochs"], row["images"]) == (arguments.epochs, arguments.images):
-            found.setdefault((row["budget"], row["degree"]), []).append(row)
-    last = rows[-1]
+    for row in mine:
+        found.setdefault((row["budget"], row["degree"]), []).append(row)
     search, finetune = arguments.epochs.split("+")
     text = "# CIFAR-10, ResNet-20 (188,416 ReLUs): degrees 2, 1 and 0\n\n"
-    text += (
-        f"{last['hardware']}, {last['versions']}, {last['date']}. Saliency, {search} + {finetune} epochs of search and "
-    )
-    text += f"finetuning on {arguments.images:,} images; teacher {last['teacher']:.2f} % test. One seed; every cell at "
+    text += f"{where_of(mine)}. Saliency, {search} + {finetune} epochs of search and "
+    text += f"finetuning on {arguments.images:,} images; teacher {teacher_of(mine)} % test. One seed; every cell at "
     text += "two rates, of which the better on the validation images stands here.\n"
     text += "Command: `python benchmarks/degrees_resnet20.py --data-dir DIR`.\n\n"
     head = ("ReLUs kept", "share", "degree", "val %", "test %", "rate", "val % at the other rate")

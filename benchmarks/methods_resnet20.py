@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cells import teacher_of, where_of
 from provenance import RESULTS, epochs_of, markdown_table, provenance
 from rich.console import Console
 from subsets import first_images
@@ -126,17 +127,16 @@ class Runs:
             wanted += [(arm, trial, seed) for seed in others for arm, trial in chosen if trial is not None]
             yield from ((arm, epochs, *one) for arm, *one in wanted if self.found(arm, epochs, *one) is None)
 
-    def fill(self, teacher: Path) -> None:
+    def fill(self, teacher: str | None) -> None:
         while (todo := next(self.missing(), None)) is not None:
             if time.monotonic() - self._began > 60 * self.arguments.minutes:
                 print(f"{sum(1 for _ in self.missing())} runs or more are still to be made.")
                 return
             arm, epochs, trial, seed = todo
-            search, finetune = epochs.split("+")
-            overrides = [f"search.epochs={search}", f"finetune.epochs={finetune}", f"baseline.checkpoint='{teacher}'"]
-            overrides += [*arm.trials()[trial], f"train.seed={seed}"]
+            overrides = [*arm.trials()[trial], f"train.seed={seed}"]
             name = f"{arm.title.replace(' ', '-')}{arm.degree}-{epochs}-t{trial}-s{seed}-{self.arguments.images}"
-            found = outcome(configuration(self.arguments, overrides), self.arguments.work / name, BUDGET)
+            config = configuration(self.arguments, epochs, overrides, teacher)
+            found = outcome(config, self.arguments.work / name, BUDGET)
             self.rows.append({**self._key(*todo), **found, **provenance()})
             self.file.write_text(json.dumps({"budget": BUDGET, "recipe": RECIPE, "runs": self.rows}, indent=2) + "\n")
             report(self)
@@ -158,18 +158,23 @@ def main() -> None:
     arguments = parser.parse_args()
     runs = Runs(arguments, arguments.results / "methods_resnet20.json")
     if not arguments.report:
-        from aurep.zoo import resolve
-
-        runs.fill(Path(arguments.teacher or resolve("cifar10-resnet20")).absolute())
+        runs.fill(arguments.teacher)
     report(runs)
 
 
-def configuration(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
+def configuration(
+    arguments: argparse.Namespace, epochs: str, overrides: Sequence[str], teacher: str | None = None
+) -> Any:
+    """Of a run of `epochs` SEARCH+FINETUNE from `teacher`, by default the zoo's."""
     from aurep.training.config import parse_config
+    from aurep.zoo import resolve
 
+    search, finetune = epochs.split("+")
+    checkpoint = Path(teacher or resolve("cifar10-resnet20")).absolute()
+    shared = [f"search.epochs={search}", f"finetune.epochs={finetune}", f"baseline.checkpoint='{checkpoint}'"]
     data = arguments.work / f"images-{arguments.images}.npz"
     first_images(arguments.data_dir, data, arguments.images, val=VAL_IMAGES, val_from=SEEN)
-    return parse_config(RECIPE, "methods", [f"data.name='npz:{data}'", f"search.budget={BUDGET}", *overrides])
+    return parse_config(RECIPE, "methods", [f"data.name='npz:{data}'", f"search.budget={BUDGET}", *shared, *overrides])
 
 
 def best_of(trials: Sequence[dict[str, Any]]) -> int:
@@ -203,10 +208,8 @@ def outcome(config: Any, folder: Path, budget: int) -> dict[str, Any]:
 
 def report(runs: Runs) -> None:
     arguments = runs.arguments
-    teachers = {row["teacher"] for row in runs.rows if row["teacher"] is not None}
-    places = sorted({f"{row['hardware']}, {row['versions']}, {row['date']}" for row in runs.rows})
     text = f"# CIFAR-10, ResNet-20: {BUDGET:,} of 188,416 ReLUs by each method, on equal terms\n\n"
-    text += f"{arguments.images:,} training images; one teacher of {', '.join(f'{t:.2f}' for t in teachers)} % test.\n"
+    text += f"{arguments.images:,} training images; one teacher of {teacher_of(runs.rows)} % test.\n"
     text += f"Every method is tried {arguments.trials} times on seed {arguments.seeds[0]}; its best trial on the "
     text += "validation images stands here, over seeds "
     text += f"{', '.join(map(str, arguments.seeds))} of search and finetuning. What has not been run yet is a dash.\n"
@@ -217,7 +220,7 @@ def report(runs: Runs) -> None:
         text += f"\n## {search} + {finetune} epochs of search and finetuning\n\n"
         lines = [line(runs, arm, epochs) for arm in ARMS]
         text += markdown_table((*columns, "other trials, val %"), lines)
-    text += "\nMeasured on: " + "; ".join(places) + ".\n"
+    text += "\nMeasured on: " + where_of(runs.rows) + ".\n"
     (arguments.results / "methods_resnet20.md").write_text(text)
 
 

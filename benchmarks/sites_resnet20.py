@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from cells import Row, fill
+from cells import Row, fill, of_length, teacher_of, where_of
 from methods_resnet20 import configuration, outcome, spread
 from provenance import RESULTS, markdown_table
 
@@ -50,26 +50,21 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace, cell: Row) -> Row:
     from aurep.results import read_result
-    from aurep.zoo import resolve
 
-    search, finetune = cell["epochs"].split("+")
-    overrides = [f"search.epochs={search}", f"finetune.epochs={finetune}", f"train.seed={cell['seed']}"]
-    overrides += ["search.method=saliency", f"search.budget={BUDGET}", *PLACES[cell["where"]]]
-    overrides += [f"baseline.checkpoint='{resolve('cifar10-resnet20')}'"]
+    overrides = ["search.method=saliency", f"search.budget={BUDGET}", *PLACES[cell["where"]]]
+    overrides += [f"train.seed={cell['seed']}"]
     folder = arguments.work / f"sites-{list(PLACES).index(cell['where'])}-{cell['epochs']}-s{cell['seed']}"
-    found = outcome(configuration(arguments, overrides), folder, BUDGET)
-    return found | {"sites": [site.name for site in read_result(folder).sites if site.kept]}
+    found = outcome(configuration(arguments, cell["epochs"], overrides), folder, BUDGET)
+    kept = [] if "error" in found else [site.name for site in read_result(folder).sites if site.kept]
+    return found | {"sites": kept}
 
 
 def page(arguments: argparse.Namespace, rows: Sequence[Row]) -> str:
-    mine = [row for row in rows if (row["epochs"], row["images"]) == (arguments.epochs, arguments.images)]
-    last = mine[-1]
+    mine = of_length(rows, arguments)
     search, finetune = arguments.epochs.split("+")
     text = f"# CIFAR-10, ResNet-20: {BUDGET:,} of 188,416 ReLUs at two of the 19 sites\n\n"
-    text += (
-        f"{last['hardware']}, {last['versions']}, {last['date']}. Saliency, degree 2, {search} + {finetune} epochs of "
-    )
-    text += f"search and finetuning on {arguments.images:,} images; teacher {last['teacher']:.2f} % test. Mean and "
+    text += f"{where_of(mine)}. Saliency, degree 2, {search} + {finetune} epochs of "
+    text += f"search and finetuning on {arguments.images:,} images; teacher {teacher_of(mine)} % test. Mean and "
     text += "standard deviation over the seeds.\nCommand: `python benchmarks/sites_resnet20.py --data-dir DIR`.\n\n"
     places = [(where, [row for row in mine if row["where"] == where]) for where in PLACES]
     head = ("ReLUs stay at", "sites", "val %", "test %", "seeds")

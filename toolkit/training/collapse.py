@@ -89,7 +89,7 @@ class Standard:
     @property
     def warning(self) -> str | None:
         """Of a network whose own inputs in evaluation are beyond all measure: a sentence, with the first such site."""
-        huge = next((name for name, value in self.inputs.items() if value >= _HUGE), None)
+        huge = _huge(self.inputs)
         if huge is None:
             return None
         return (
@@ -109,16 +109,17 @@ class Standard:
         return self.exploded(inputs) and all(site.factors is None for site in sites)
 
     def unanswered(self, phase: str, inputs: dict[str, float]) -> str | None:
-        """Of a student that does not answer some validation image: a sentence, with the first site that is beyond all
-        measure there; None where there is no such site, or where the teacher's own inputs are as large.
+        """Of a student that is beyond all measure on some validation image: a sentence, with the first such site; None
+        where there is none, or where the teacher is so itself, which `warning` tells.
         """
-        huge = next((name for name, value in inputs.items() if value >= _HUGE), None)
+        huge = _huge(inputs)
         if huge is None or self.warning:
             return None
         return (
             f"on a validation image the inputs of {huge} reach {inputs[huge]:.3g}, where the teacher's reach "
-            f"{self.inputs[huge]:.3g}. Images like it get no sensible answer, and a network that overflows on one of "
-            f"its samples is not exported. Raise {phase}.epochs or {phase}.range_weight, or train on images like it."
+            f"{self.inputs[huge]:.3g}. No answer to such an image is to be trusted, and a network that overflows on "
+            f"one of its samples is not exported. Raise {phase}.epochs or {phase}.range_weight, or train on images "
+            "like it."
         )
 
     def verdict(self, phase: str, accuracy: float, inputs: dict[str, float]) -> str:
@@ -136,6 +137,11 @@ class Standard:
             f"{fell}. Lower {phase}.lr and {phase}.coefficient_lr, raise {phase}.epochs or {phase}.range_weight, keep "
             f"{phase}.normalise on and {phase}.clip_norm above 0, or allow a larger budget."
         )
+
+
+def _huge(inputs: dict[str, float]) -> str | None:
+    """The first site with an input beyond all measure."""
+    return next((name for name, value in inputs.items() if value >= _HUGE), None)
 
 
 def refuse_at_chance(source: str, accuracy: float, labels: Tensor) -> None:

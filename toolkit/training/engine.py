@@ -133,7 +133,7 @@ class Engine:
         lost = phase.name == "finetune" or phase.standard.beyond_return(row["inputs"], hybrid_sites(phase.model))
         if lost and phase.standard.collapsed(_accuracy(row), work.steps, exploded):
             raise Collapsed(phase.standard.verdict(phase.name, _accuracy(row), row["inputs"]))
-        if phase.choose_best and (warning := phase.standard.unanswered(phase.name, row["inputs"])):
+        if phase.name == "finetune" and (warning := phase.standard.unanswered(phase.name, row["inputs"])):
             self.progress.say(f"Warning: {warning}")
 
     def _begin(self, phase: Phase, state: dict[str, Any] | None) -> Work:
