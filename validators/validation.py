@@ -25,17 +25,17 @@ from aurep.validators.checks import accuracy
 from aurep.validators.checks.accuracy import Bounds, Decided, Reference, check_accuracy, reference_of
 from aurep.validators.checks.count import activations, check_comparisons, check_count, read_budget
 from aurep.validators.checks.fixed_point import check_fixed_point
-from aurep.validators.checks.inputs import Eager, drawn, without_overflow
+from aurep.validators.checks.inputs import DRAWS, IMAGES, Beyond, Eager, answerable, drawn
 from aurep.validators.checks.localise import check_localise
 from aurep.validators.checks.parity import check_parity
 from aurep.validators.checks.places import check_places, relu_sites
-from aurep.validators.checks.ranges import check_range
+from aurep.validators.checks.ranges import beyond, check_range, comparable, measure, probe
 from aurep.validators.checks.rounding import check_rounding
 from aurep.validators.checks.sites import check_sites
 from aurep.validators.checks.structure import check_structure
 from aurep.validators.estimate import count_work, estimate
 from aurep.validators.files.reading import Artefact, read
-from aurep.validators.files.samples import Samples, eager_logits, eager_samples, read_samples
+from aurep.validators.files.samples import Samples, eager_bounds, eager_logits, eager_samples, read_samples
 from aurep.validators.graph.batch import Walks, model_inputs
 from aurep.validators.graph.facts import UncountableError
 from aurep.validators.relu_count import ReluCount, count
@@ -193,7 +193,7 @@ def _run_checks(
         return None
     run = _load_run(work)
     stored = read_samples(work.artefact.bundle) if work.artefact.bundle is not None else None
-    own = _drawn(work, session, _eager(run))
+    own = _drawn(work, session, recovered, run)
     _check_rounding(work, session, stored, own)
     try:
         _check_samples(work, session, recovered, stored, run, own)
@@ -215,20 +215,43 @@ def _eager(run: Any) -> Eager | None:
     return None if run is None else lambda x: eager_logits(run, x)
 
 
-def _drawn(work: _Work, session: Session, eager: Eager | None) -> NDArray[Any]:
+def _drawn(work: _Work, session: Session, recovered: Mapping[str, RecoveredSite], run: Any) -> NDArray[Any]:
     """Inputs that whoever wrote the file could not choose."""
-    with stage("while drawing images as the file claims them"):
-        made = drawn(work.model, work.metadata.input if work.metadata is not None else None)
-    try:
-        kept = without_overflow(made, session, eager)
-    except CannotRunError:  # which the checks will tell
-        return made
-    if len(kept) < len(made):
+    made, kept, tried = [], 0, 0
+    measured = _beyond(work, session, recovered, run)
+    while kept < IMAGES and len(made) < DRAWS:
+        with stage("while drawing images as the file claims them"):
+            images = drawn(work.model, work.metadata.input if work.metadata is not None else None)
+        try:
+            asked = answerable(images, session, _eager(run), measured)
+        except CannotRunError:  # which the checks will tell
+            return images
+        made.append(images[asked])
+        kept, tried = kept + int(asked.sum()), tried + len(images)
+    if kept < IMAGES:
+        return images
+    if kept < tried:
         work.notes.append(
-            f"On {len(made) - len(kept)} of {len(made)} images drawn at random the network overflows. They were left "
-            "out; images of your own that are as far from its training images would get no answer either."
+            f"On {tried - kept} of {tried} images drawn at random the network overflows, or a site's input leaves the "
+            "certified range by more than its width. They were left out; images of your own that are as far from its "
+            "training images would get no answer either."
         )
-    return kept
+    return np.concatenate(made)
+
+
+def _beyond(work: _Work, session: Session, recovered: Mapping[str, RecoveredSite], run: Any) -> list[Beyond]:
+    """How far an image leaves the certificate: in the graph, and in the model of the run. None without either."""
+    claim = work.metadata.ranges if work.metadata is not None else None
+    if claim is None:
+        return []
+    found: list[Beyond] = []
+    sites = comparable(recovered, claim)
+    if sites:
+        probed = probe(work.model, sites, session.provider)
+        found.append(lambda image: beyond(claim, measure(probed, sites, [image])))
+    if run is not None:
+        found.append(lambda image: beyond(claim, eager_bounds(run, image)))
+    return found
 
 
 def _check_rounding(work: _Work, session: Session, stored: Samples | None, own: NDArray[Any]) -> None:

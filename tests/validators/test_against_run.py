@@ -18,6 +18,10 @@ from torch import Tensor, nn
 from aurep import HybridActivation
 from aurep.errors import AurepError
 from aurep.metadata import TrainingClaim
+from aurep.validators.checks.ranges import measure, probe
+from aurep.validators.files.samples import eager_bounds
+from aurep.validators.graph.batch import Walks
+from aurep.validators.sites.recovery import recover_sites
 from aurep.validators.validation import validate  # in this process, where things can be put in its way
 from tests.validators import graphs
 
@@ -80,6 +84,19 @@ def test_a_fault_is_localised_to_its_site(run: SimpleNamespace, bundle: Path) ->
     checks = {check.name: check for check in validate(bundle, run=run.path).checks}
     assert not checks["parity"].passed
     assert checks["localise"].measured == "act"
+
+
+def test_inputs_of_the_sites_are_measured_alike_in_the_graph_and_in_the_model(
+    run: SimpleNamespace, bundle: Path
+) -> None:
+    graph = onnx.load(bundle / "model.onnx")
+    sites = recover_sites(Walks(graph))
+    inputs, _ = run.samples(8)
+    found = measure(probe(graph, sites, "cpu"), sites, [inputs])
+    expected = eager_bounds(run, inputs)
+    assert list(found) == list(expected) == ["act"]
+    np.testing.assert_allclose(found["act"], expected["act"], rtol=1e-5, atol=1e-5)  # sums of 36 products in fp32
+    assert not any(m._forward_pre_hooks for m in run.model.modules())
 
 
 def test_data_that_was_asked_for_must_be_there(run: SimpleNamespace, bundle: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import prod
 from typing import Any
 
@@ -19,8 +19,10 @@ from aurep.validators.graph.batch import fixed_batch, model_inputs
 from aurep.validators.session import Session
 
 IMAGES = 8
-LEAST_FINITE = 0.5  # share of them: a file that overflows on most shows too little of itself
+DRAWS = 4  # times as many are drawn at most, for as many as that on which the network may be asked
+FAR = 1.0  # see `answerable`
 Eager = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # the model that a graph was made of
+Beyond = Callable[[NDArray[np.float32]], float]  # `ranges.beyond` of an image (1, ...)
 
 
 def drawn(model: onnx.ModelProto, claim: InputClaim | None) -> NDArray[Any]:
@@ -36,17 +38,23 @@ def drawn(model: onnx.ModelProto, claim: InputClaim | None) -> NDArray[Any]:
     return (_images(rng, shape, claim) if len(shape) == 4 else rng.normal(size=shape)).astype(dtype)
 
 
-def without_overflow(images: NDArray[Any], session: Session, eager: Eager | None) -> NDArray[Any]:
-    """Those of `images` (n, ...) whose logits are finite: in the graph, or in the model it was made of where that is
-    given, so that a graph which alone overflows is found. All, where fewer than half are. Raises CannotRunError.
+def answerable(
+    images: NDArray[Any], session: Session, eager: Eager | None, beyond: Iterable[Beyond] = ()
+) -> NDArray[np.bool_]:
+    """(n,): which of `images` (n, ...) are such that the network's answers say something of the file.
 
-    Far from the images it was trained on, a network of polynomials may overflow, which says nothing of the file.
+    Far from the images it was trained on, a network of polynomials overflows, or nearly does, and then its logits are
+    made of rounding. An image counts where the logits are finite: in the graph, or in the model it was made of where
+    that is given, so that a graph which alone overflows is found. And where no site's input leaves what is certified of
+    it by more than `FAR` of that range's width, by one of the measurements `beyond` at least: as far out as that,
+    logits of a network of 69 sites begin to differ between two ways of rounding. Raises CannotRunError.
     """
     logits = [session.run(images)] + ([] if eager is None else [eager(images)])
     if any(len(found) != len(images) for found in logits):
-        return images
-    finite = np.any([np.isfinite(found).reshape(len(images), -1).all(1) for found in logits], axis=0)
-    return images[finite] if finite.mean() >= LEAST_FINITE else images
+        return np.ones(len(images), bool)
+    finite: NDArray[np.bool_] = np.any([np.isfinite(found).reshape(len(images), -1).all(1) for found in logits], axis=0)
+    measured = [[measure(images[at : at + 1]) for at in range(len(images))] for measure in beyond]
+    return finite & (np.min(measured, axis=0) <= FAR) if measured else finite
 
 
 def _images(rng: np.random.Generator, shape: tuple[int, ...], claim: InputClaim | None) -> NDArray[np.float64]:

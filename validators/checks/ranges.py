@@ -6,7 +6,7 @@ the graph really has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -37,8 +37,8 @@ def check_range(
     fraction_bits: int | None = None,
 ) -> Check:
     """`inputs` are real ones, each (n, ...); `fraction_bits` what the fixed-point check found to be enough."""
-    shared = {row.name: sites[row.name] for row in claim.sites if _comparable(sites.get(row.name), row)}
-    seen = measure(model, shared, inputs, provider)
+    shared = comparable(sites, claim)
+    seen = measure(probe(model, shared, provider), shared, inputs)
     rows = [_row(row, shared[row.name], seen[row.name], form) for row in claim.sites if row.name in shared]
     problems = [problem for row in rows for problem in row.pop("problems")]
     bits = _claimed_bits(claim, form)
@@ -57,12 +57,33 @@ def check_range(
     return Check("range", measured, allowed, not problems, " ".join(problems) or hint, {"sites": rows})
 
 
-def measure(
-    model: onnx.ModelProto, sites: Mapping[str, RecoveredSite], inputs: list[Inputs], provider: str
-) -> dict[str, Bounds]:
+def comparable(sites: Mapping[str, RecoveredSite], claim: RangeClaim) -> dict[str, RecoveredSite]:
+    """The sites whose inputs the certificate speaks of."""
+    return {row.name: sites[row.name] for row in claim.sites if _comparable(sites.get(row.name), row)}
+
+
+def beyond(claim: RangeClaim, seen: Mapping[str, Bounds]) -> float:
+    """How far inputs leave what is certified of a site, over that site's certified width: the largest of all sites.
+
+    0 within, and infinite where an input is no number.
+    """
+    found = [0.0]
+    for row in claim.sites:
+        if row.name in seen:
+            (low, high), (least, most) = certified(row.low, row.high), seen[row.name]
+            excess = np.maximum(low.min() - least.min(), most.max() - high.max()) / max(high.max() - low.min(), 1e-30)
+            found.append(float(excess) if np.isfinite(excess) else np.inf)
+    return max(found)
+
+
+def probe(model: onnx.ModelProto, sites: Mapping[str, RecoveredSite], provider: str) -> Session:
+    """What `measure` runs. Raises CannotRunError."""
+    return Session(_probed(model, sites), provider)
+
+
+def measure(session: Session, sites: Iterable[str], inputs: Iterable[Inputs]) -> dict[str, Bounds]:
     """Bounds of every site's input over `inputs`, by site. Raises CannotRunError."""
     found: dict[str, Bounds] = {}
-    session = Session(_probed(model, sites), provider)
     for given in inputs:
         for outputs in session.run_all(given):
             for name in sites:

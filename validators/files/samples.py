@@ -79,6 +79,25 @@ def eager_samples(run: Any, samples: Samples | None, count: int) -> Samples:
     return replace(samples or Samples(inputs, logits, labels), logits=logits)
 
 
+def eager_bounds(run: Any, inputs: NDArray[np.float32]) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Least and largest input, (C,) each, of every site of the model of `run`, on inputs (n, ...)."""
+    from aurep.activation import HybridActivation
+
+    found = {}
+
+    def watch(site: Any, given: tuple[Any, ...]) -> None:
+        rows = given[0].detach().transpose(0, 1).flatten(1)
+        found[site.site] = rows.amin(1).numpy(), rows.amax(1).numpy()
+
+    hooks = [m.register_forward_pre_hook(watch) for m in run.model.modules() if isinstance(m, HybridActivation)]
+    try:
+        eager_logits(run, inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
 def eager_logits(run: Any, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     """What the model of `run` makes of inputs (n, ...)."""
     import torch

@@ -13,7 +13,8 @@ from onnx import numpy_helper
 from aurep.metadata import FractionBits, RangeClaim, SiteRange
 from aurep.ranges import certified, columns, polynomial_error
 from aurep.truncation import MODES
-from aurep.validators import Check, validate
+from aurep.validators import Check, validate, validation
+from aurep.validators.checks.ranges import beyond
 from tests.validators import graphs
 
 
@@ -83,6 +84,30 @@ def test_fraction_bits_are_tried_again(bits: int, passes: bool, tmp_path: Path) 
     claimed = FractionBits(ring=64, **dict.fromkeys(MODES, bits))
     check = checked(tmp_path, made, honest(made, fraction_bits=claimed), fixed_point="64:16")
     assert check.passed is passes, check
+
+
+@pytest.mark.parametrize(("times", "out"), [(1.0, 0), (2.0, 0), (100.0, 4), (np.inf, 4)])
+def test_drawn_images_that_leave_it_far_behind_are_left_out(
+    times: float, out: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Certified is a span and a half of the samples' about their middle; twice a sample is hardly beyond."""
+    made = graphs.hybrid()
+    images = np.random.default_rng(1).normal(size=(8, *graphs.SHAPE)).astype(np.float32)
+    images[:4] *= np.float32(times)
+    monkeypatch.setattr(validation, "drawn", lambda *_: images)
+    bundle = graphs.bundle(tmp_path / "b", made, graphs.claim(made, ranges=honest(made)))
+    report = validation.validate(bundle)
+    assert report.passed, report
+    assert any(note.startswith(f"On {2 * out} of 16 images drawn") for note in report.notes) == bool(out)
+
+
+def test_how_far_it_is_left_is_told_in_widths_of_the_site() -> None:
+    row = SiteRange(name="act", low=(-1.0, 0.0), high=(1.0, 2.0), quantiles=(0.0,) * 5, polynomial_error=0.0)
+    claim = RangeClaim(data="", images=1, sites=(row,))
+    low, high = certified(row.low, row.high)  # -2 to 3 of both channels together
+    for least, most, expected in ((-2.0, 3.0, 0.0), (-4.5, 0.0, 0.5), (0.0, 13.0, 2.0), (0.0, np.nan, np.inf)):
+        assert beyond(claim, {"act": (low * 0 + least, high * 0 + most)}) == expected
+    assert beyond(claim, {}) == 0
 
 
 def test_without_a_certificate_there_is_no_check(bundle: Path) -> None:
