@@ -225,18 +225,6 @@ class Pipeline:
             "search", student, config, taught, policy, upkeep=self._refit, upkeeps=config.refits, standard=held_to
         )
         self._fit(engine, phase, activations, state)
-        kept = engine.rows[-1].get("kept_before_projection", 0) if engine.rows else 0
-        if kept - self.budget > self.total / 2:
-            self._settle_in(student)
-
-    def _settle_in(self, student: nn.Module) -> None:
-        """After a projection that made another network: its polynomials were fitted on what ReLUs let through, and one
-        behind the other they leave that range. They are fitted anew, in turn, with statistics to match.
-        """
-        self.progress.say("   polynomials are fitted anew, to the network that the projection left")
-        self._refit(student)
-        for site in hybrid_sites(student):
-            site.settle()  # `_normalise` measures again
 
     def _refit(self, student: nn.Module) -> None:
         """Fit the polynomials on the first training images, unaugmented: on every rank what the first one finds."""

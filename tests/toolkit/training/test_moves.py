@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import io
-from itertools import islice
 from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 
 import aurep
-from aurep.surgery import hybrid_sites
-from aurep.training import load_run
-from aurep.training.checkpoint import RunFolder
 from aurep.training.moves import Moves, cut_warning
-from aurep.training.pipeline import Pipeline
-from aurep.training.progress import Progress
-from tests.tolerances import FLOAT32
 from tests.toolkit.search.searching import TOTAL, Search
 from tests.toolkit.training.tiny import tiny_config
 
@@ -73,17 +64,3 @@ def test_a_run_records_and_warns(rate: float, cut: bool, tmp_path: Path) -> None
     assert f"ended with {kept:,} elements kept" in report
     for text in (report, console.file.getvalue()):
         assert ("the projection to 96 cuts 90 %" in text) == cut
-
-
-def test_polynomials_are_fitted_to_the_network_that_a_large_projection_left(tmp_path: Path) -> None:
-    """Those of the search's start were fitted on what ReLUs let through, of which 90 % are gone."""
-    changes = {"train__precision": "fp32", "baseline__epochs": 1, "search__epochs": 1, "finetune__epochs": 0}
-    config = tiny_config(**changes, search__options="{alpha_lr = 1e-9}")
-    aurep.train(config, tmp_path / "run")
-    student = load_run(tmp_path / "run").model
-    expected = copy.deepcopy(student)
-    loader = Pipeline(config, RunFolder(tmp_path / "none"), Progress(None))._loader("train")
-    shown = islice(loader.epoch(0), -(-config.search.calibration // loader.batch_size))
-    aurep.fit_polynomials(expected, shown, method=config.search.fit)
-    for found, wanted in zip(hybrid_sites(student), hybrid_sites(expected), strict=True):
-        torch.testing.assert_close(found.coefficients, wanted.coefficients, rtol=FLOAT32, atol=FLOAT32)
