@@ -7,7 +7,7 @@ its own. What is the user's (run, data) is looked for from `home`, the user's wo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import chdir
+from contextlib import chdir, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -25,7 +25,7 @@ from aurep.validators.checks import accuracy
 from aurep.validators.checks.accuracy import Bounds, Decided, Reference, check_accuracy, reference_of
 from aurep.validators.checks.count import activations, check_comparisons, check_count, read_budget
 from aurep.validators.checks.fixed_point import check_fixed_point
-from aurep.validators.checks.inputs import DRAWS, IMAGES, Beyond, Eager, answerable, drawn
+from aurep.validators.checks.inputs import Beyond, Eager, asked
 from aurep.validators.checks.localise import check_localise
 from aurep.validators.checks.parity import check_parity
 from aurep.validators.checks.places import check_places, relu_sites
@@ -217,26 +217,15 @@ def _eager(run: Any) -> Eager | None:
 
 def _drawn(work: _Work, session: Session, recovered: Mapping[str, RecoveredSite], run: Any) -> NDArray[Any]:
     """Inputs that whoever wrote the file could not choose."""
-    made, kept, tried = [], 0, 0
-    measured = _beyond(work, session, recovered, run)
-    while kept < IMAGES and len(made) < DRAWS:
-        with stage("while drawing images as the file claims them"):
-            images = drawn(work.model, work.metadata.input if work.metadata is not None else None)
-        try:
-            asked = answerable(images, session, _eager(run), measured)
-        except CannotRunError:  # which the checks will tell
-            return images
-        made.append(images[asked])
-        kept, tried = kept + int(asked.sum()), tried + len(images)
-    if kept < IMAGES:
-        return images
-    if kept < tried:
+    claim = work.metadata.input if work.metadata is not None else None
+    own, tried = asked(work.model, claim, session, _eager(run), _beyond(work, session, recovered, run))
+    if tried > len(own):
         work.notes.append(
-            f"On {tried - kept} of {tried} images drawn at random the network overflows, or a site's input leaves the "
-            "certified range by more than its width. They were left out; images of your own that are as far from its "
-            "training images would get no answer either."
+            f"On {tried - len(own)} of {tried} images drawn at random the network overflows, or a site's input leaves "
+            "the certified range by more than its width. They were left out; images of your own that are as far from "
+            "its training images would get no answer either."
         )
-    return np.concatenate(made)
+    return own
 
 
 def _beyond(work: _Work, session: Session, recovered: Mapping[str, RecoveredSite], run: Any) -> list[Beyond]:
@@ -247,8 +236,9 @@ def _beyond(work: _Work, session: Session, recovered: Mapping[str, RecoveredSite
     found: list[Beyond] = []
     sites = comparable(recovered, claim)
     if sites:
-        probed = probe(work.model, sites, session.provider)
-        found.append(lambda image: beyond(claim, measure(probed, sites, [image])))
+        with suppress(CannotRunError):  # which the range check will tell
+            probed = probe(work.model, sites, session.provider)
+            found.append(lambda image: beyond(claim, measure(probed, sites, [image])))
     if run is not None:
         found.append(lambda image: beyond(claim, eager_bounds(run, image)))
     return found

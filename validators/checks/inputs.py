@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -16,7 +16,8 @@ from onnx import helper
 from aurep.data.drawn import drawn_fields, drawn_pixels
 from aurep.metadata import InputClaim
 from aurep.validators.graph.batch import fixed_batch, model_inputs
-from aurep.validators.session import Session
+from aurep.validators.session import CannotRunError, Session
+from aurep.validators.stages import stage
 
 IMAGES = 8
 DRAWS = 4  # times as many are drawn at most, for as many as that on which the network may be asked
@@ -38,9 +39,31 @@ def drawn(model: onnx.ModelProto, claim: InputClaim | None) -> NDArray[Any]:
     return (_images(rng, shape, claim) if len(shape) == 4 else rng.normal(size=shape)).astype(dtype)
 
 
-def answerable(
-    images: NDArray[Any], session: Session, eager: Eager | None, beyond: Iterable[Beyond] = ()
-) -> NDArray[np.bool_]:
+def asked(
+    model: onnx.ModelProto, claim: InputClaim | None, session: Session, eager: Eager | None, beyond: list[Beyond]
+) -> tuple[NDArray[Any], int]:
+    """Drawn inputs that are `answerable`, at least `IMAGES`, and how many were drawn for them.
+
+    Where `DRAWS` times as many are not enough, or the graph does not run, the last ones as they are: the file shows too
+    little of itself, which the checks will tell.
+    """
+    made: list[NDArray[Any]] = []
+    tried = 0
+    for _ in range(DRAWS):
+        with stage("while drawing images as the file claims them"):
+            images = drawn(model, claim)
+        try:
+            fine = answerable(images, session, eager, beyond)
+        except CannotRunError:
+            break
+        made.append(images[fine])
+        tried += len(images)
+        if sum(map(len, made)) >= IMAGES:
+            return np.concatenate(made), tried
+    return images, len(images)
+
+
+def answerable(images: NDArray[Any], session: Session, eager: Eager | None, beyond: list[Beyond]) -> NDArray[np.bool_]:
     """(n,): which of `images` (n, ...) are such that the network's answers say something of the file.
 
     Far from the images it was trained on, a network of polynomials overflows, or nearly does, and then its logits are

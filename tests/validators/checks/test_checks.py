@@ -345,14 +345,14 @@ def test_other_images_are_drawn_for_those_on_which_a_network_overflows(
     file = graphs.save(graphs.body(bright), tmp_path / "m.onnx")
     images = np.random.default_rng(0).normal(size=(8, *graphs.SHAPE)).astype(np.float32)
     images[:overflowing] += 2
-    monkeypatch.setattr(validation, "drawn", lambda *_: images)
+    monkeypatch.setattr("aurep.validators.checks.inputs.drawn", lambda *_: images)
     report = validation.validate(file, budget=0)
     assert failed(report) == ({"rounding"} if out is None else set())
     notes = [note for note in report.notes if "images drawn at random" in note]
     assert [note.startswith(out) for note in notes if out] == [True] * bool(out)
     assert len(notes) == bool(out)
     session = Session(onnx.load(file), "cpu")
-    assert answerable(images, session, lambda x: x).all(), "what overflows in the graph alone is to be found"
+    assert answerable(images, session, lambda x: x, []).all(), "what overflows in the graph alone is to be found"
 
 
 def test_an_image_is_far_from_the_certificate_only_where_graph_and_model_say_so(tmp_path: Path) -> None:

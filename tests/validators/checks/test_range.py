@@ -94,7 +94,7 @@ def test_drawn_images_that_leave_it_far_behind_are_left_out(
     made = graphs.hybrid()
     images = np.random.default_rng(1).normal(size=(8, *graphs.SHAPE)).astype(np.float32)
     images[:4] *= np.float32(times)
-    monkeypatch.setattr(validation, "drawn", lambda *_: images)
+    monkeypatch.setattr("aurep.validators.checks.inputs.drawn", lambda *_: images)
     bundle = graphs.bundle(tmp_path / "b", made, graphs.claim(made, ranges=honest(made)))
     report = validation.validate(bundle)
     assert report.passed, report
