@@ -62,7 +62,7 @@ def comparable(sites: Mapping[str, RecoveredSite], claim: RangeClaim) -> dict[st
     return {row.name: sites[row.name] for row in claim.sites if _comparable(sites.get(row.name), row)}
 
 
-def beyond(claim: RangeClaim, seen: Mapping[str, Bounds]) -> float:
+def beyond(claim: RangeClaim, seen: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> float:
     """How far inputs leave what is certified of a site, over that site's certified width: the largest of all sites.
 
     0 within, and infinite where an input is no number.
