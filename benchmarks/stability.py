@@ -25,12 +25,11 @@ from subsets import first_images
 
 SEEN, VAL_IMAGES = 45_000, 2_500
 PLAIN = {"fit": "moments", "normalise": False, "range_weight": 0.0, "clip_norm": 0.0}
-PHASE = {"running_by": "finetune", "fit": "search"}  # of the keys that one alone has
+PHASE = {"fit": "search"}  # of the keys that one alone has
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "polynomials by plain least squares": {"fit": "moments"},
     "polynomials that enlarge nothing": {"fit": "bounded"},
-    "running statistics from 70 % of finetuning on": {"running_by": 0.7},
     "a fifth of the range penalty": {"range_weight": 0.01},
     "twice the range penalty": {"range_weight": 0.1},
     "without the range penalty": {"range_weight": 0.0},

@@ -17,9 +17,7 @@ the last being the straight-through estimator of AutoReP (Peng et al., ICCV 2023
 
 Once `normalise` was called, what is trained are factors over normalised powers (see `aurep.powers`): in training mode
 c is made of them and the batch's statistics, in eval mode it is `coefficients`, made of the running ones, which
-`follow` keeps up to date. A batch with an outlier has statistics that hold it down, evaluation has not: so a share
-`running` of the statistics can be the running ones in training too, and at 1 they are alone, stand still, and training
-computes what evaluation does.
+`follow` keeps up to date.
 
 While `blend` is set, alpha is a real factor instead and the mask plays no part (SNL, Cho et al., ICML 2022):
 
@@ -56,8 +54,8 @@ class HybridActivation(nn.Module):
         per_element: coefficients of shape (*shape, degree + 1) instead of (C, degree + 1).
         replaces: the kind of activation that it stands for.
 
-    `blend` (a plain attribute, no state) is set by a search that fades elements out, and never outlives it; `running`,
-    in [0, 1], likewise by a phase, and `limit` by a penalty on tails.
+    `blend` (a plain attribute, no state) is set by a search that fades elements out, and never outlives it; `limit`
+    likewise by a penalty on tails.
     """
 
     mask: Tensor
@@ -78,7 +76,7 @@ class HybridActivation(nn.Module):
         self.per_element = per_element
         self.replaces = replaces
         self.blend = False
-        self.running = self.limit = 0.0
+        self.limit = 0.0
         self.register_buffer("mask", torch.ones(self.shape, dtype=torch.bool))
         self.alpha = nn.Parameter(torch.ones(self.shape))
         rows = self.shape if per_element else self.shape[:1]
@@ -122,7 +120,7 @@ class HybridActivation(nn.Module):
         extra = self.training and not self.blend and (follows or self.limit > 0)
         if not extra or (follows and self.per_element) or training_kernels_for(x) is None:
             return None
-        return Training(self.statistics if follows else None, self.running, self.limit)
+        return Training(self.statistics if follows else None, self.limit)
 
     def note(self, y: Tensor, excess: Tensor | None, seen: Tensor | None) -> Tensor:
         """Keep what such kernels found; returns y."""
@@ -145,11 +143,9 @@ class HybridActivation(nn.Module):
         """The coefficients that x (N, *shape) is to be computed with."""
         if not self.training or self.factors is None or self.statistics is None:
             return self.coefficients
-        if self.running >= 1:
-            return fold(self.factors, self.statistics)
         statistics = power_statistics(x, self.degree)
         self._seen = statistics.detach()
-        return fold(self.factors, torch.lerp(statistics, self.statistics, self.running))
+        return fold(self.factors, statistics)
 
     def polynomial(self, x: Tensor) -> Tensor:
         """p(x) at all elements, for x of shape (N, *shape); x itself at degree 0.
@@ -289,8 +285,8 @@ class TrainingFunction(torch.autograd.Function):
         kernels = training_kernels_for(x)
         assert kernels is not None
         y, seen, excess = kernels.training_forward(x, None, (), mask, polynomial, training)
-        ctx.save_for_backward(x, mask, alpha, training.statistics, *seen)
-        ctx.training = training._replace(statistics=None)
+        ctx.save_for_backward(x, mask, alpha, *seen)
+        ctx.limit = training.limit
         ctx.set_materialize_grads(False)
         if seen[1] is not None:
             ctx.mark_non_differentiable(seen[1])
@@ -299,12 +295,11 @@ class TrainingFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        x, mask, alpha, statistics, *seen = ctx.saved_tensors
+        x, mask, alpha, *seen = ctx.saved_tensors
         kernels = training_kernels_for(x)
         assert kernels is not None
         needs = Needs(True, ctx.needs_input_grad[2], ctx.needs_input_grad[3])
-        training = ctx.training._replace(statistics=statistics)
         du, of_alpha, of_polynomial, _ = kernels.training_backward(
-            grads[0], grads[1], x, None, (), mask, alpha, tuple(seen), training, needs
+            grads[0], grads[1], x, None, (), mask, alpha, tuple(seen), ctx.limit, needs
         )
         return du, None, of_alpha, of_polynomial, None

@@ -136,37 +136,6 @@ def test_no_batch_moves_running_statistics_further_than_two_deviations(outlier: 
     assert site.statistics[3, 1] > 1.29 * before[3, 1]  # it did count
 
 
-def test_with_running_statistics_alone_training_computes_what_evaluation_does() -> None:
-    site = site_over(inputs((3, 4, 4), 5), 2, False, 6)
-    site.set_mask(torch.rand(3, 4, 4) > 0.5)
-    batch = inputs((3, 4, 4), 7)
-    apart = site(batch)
-    site.running = 1.0
-    torch.testing.assert_close(site(batch), site.eval()(batch), rtol=100 * FLOAT64, atol=100 * FLOAT64)
-    assert not torch.allclose(apart, site(batch))
-    assert site.statistics is not None
-    before = site.statistics.clone()
-    site.train().follow()  # the first call's batch; what `running` at 1 sees leaves no trace
-    moved = site.statistics.clone()
-    assert not torch.equal(moved, before)
-    site(batch)
-    site.follow()
-    torch.testing.assert_close(site.statistics, moved, rtol=0, atol=0)
-
-
-def test_a_share_of_running_statistics_lies_between() -> None:
-    x = inputs((3, 4, 4), 8)
-    site = site_over(x, 2, False, 9)
-    assert site.factors is not None
-    assert site.statistics is not None
-    batch = inputs((3, 4, 4), 10)
-    mixed = 0.25 * site.statistics + 0.75 * power_statistics(batch, 2)
-    site.running = 0.25
-    found = site.effective(batch)
-    assert found is not None
-    torch.testing.assert_close(found, fold(site.factors, mixed), rtol=10 * FLOAT64, atol=10 * FLOAT64)
-
-
 def test_statistics_of_half_precision_are_those_of_its_values_in_fp32() -> None:
     x = inputs((3, 8, 8), 4).to(torch.bfloat16)
     torch.testing.assert_close(power_statistics(x, 2), power_statistics(x.float(), 2), rtol=0, atol=0)

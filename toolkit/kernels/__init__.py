@@ -49,14 +49,12 @@ class Training(NamedTuple):
     """What a training step asks of a site besides its activation (see `aurep.powers`, `aurep.tails`).
 
     Args:
-        statistics: running ones (2 * degree, C) that the polynomial's factors (C, degree + 1) are folded with; None:
-            they are coefficients.
-        running: their share; the rest are the batch's.
+        statistics: running ones (2 * degree, C), by which tails are told; the polynomial is factors (C, degree + 1),
+            folded with the batch's. None: it is coefficients, and tails are told by the images looked at.
         limit: of tails, in deviations; 0: nobody asks.
     """
 
     statistics: Tensor | None
-    running: float
     limit: float
 
 
@@ -126,7 +124,7 @@ class TrainingKernels(Kernels, Protocol):
         mask: Tensor,
         alpha: Tensor,
         seen: Seen,
-        training: Training,
+        limit: float,
         needs: Needs,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         """As `normed_backward`, with dL/dpolynomial for dL/dcoefficients."""

@@ -45,14 +45,14 @@ Tensor excess_of(const Input& input, const Tensor& over, double limit) {
 // mean and inverse deviation of tails; and their excess.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
     const Tensor& x, const Maybe& residual, const std::vector<Tensor>& norms, const Tensor& mask, const Maybe& polynomial,
-    const Maybe& statistics, double running, double limit) {
+    const Maybe& statistics, double limit) {
     const at::AutoDispatchBelowADInplaceOrView below;  // nothing here is differentiated, and asking costs time
     const Input input(x, residual, norms);
     Tensor seen, over, excess;
     Maybe coefficients = polynomial;
     if (statistics) {
-        if (running < 1) seen = power_statistics(input, statistics->size(0) / 2);
-        coefficients = fold(*polynomial, running < 1 ? seen.lerp(plain(*statistics), running) : *statistics);
+        seen = power_statistics(input, statistics->size(0) / 2);
+        coefficients = fold(*polynomial, seen);
     }
     Columns before;
     before.add_polynomial(coefficients);
@@ -140,8 +140,8 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 // forward gave, `of_excess` dL/dexcess.
 Gradients backward(
     const Tensor& gradient, const Maybe& of_excess, const Tensor& x, const Maybe& residual, const std::vector<Tensor>& norms,
-    const Tensor& mask, const Tensor& alpha, const Maybe& coefficients, const Maybe& statistics, double running,
-    const Maybe& seen, const Maybe& over, double limit, bool of_alpha) {
+    const Tensor& mask, const Tensor& alpha, const Maybe& coefficients, const Maybe& seen, const Maybe& over, double limit,
+    bool of_alpha) {
     const at::AutoDispatchBelowADInplaceOrView below;  // nothing here is differentiated, and asking costs time
     const Input input(x, residual, norms);
     const Tensor g = input.layout.like(gradient, input.x), kept = input.layout.ordered(mask), du = at::empty_like(input.x);
@@ -154,16 +154,11 @@ Gradients backward(
         more.add_constant(0.0f);
         more.add_constant(0.0f);
     };
-    // Factors and coefficients have one gradient, but where the former are folded.
-    const auto of_polynomial = [&](const Tensor& of_coefficients) {
-        return statistics ? unfold_gradient(of_coefficients, *coefficients, *statistics).first : of_coefficients;
-    };
     if (seen) {  // what comes through the batch's statistics is known only once all of g has been gone through
         return with_alpha<OF_POWERS>(of_alpha, [&](auto flags) -> Gradients {
             const Pass<decltype(flags)::value> first(input, g, kept, du, before);
-            const Tensor mixed = seen->lerp(plain(*statistics), running);
-            const auto [of_factors, of_mixed] = unfold_gradient(first.of_coefficients(coefficients->sizes()), *coefficients, mixed);
-            more = through_statistics(of_mixed.mul(1 - running), *seen, input.layout.images * input.layout.positions);
+            const auto [of_factors, of_seen] = unfold_gradient(first.of_coefficients(coefficients->sizes()), *coefficients, *seen);
+            more = through_statistics(of_seen, *seen, input.layout.images * input.layout.positions);
             add_tails();
             const Pass<OF_INPUT | WITH_MORE> second(input, g, kept, du, before, more, tails);
             return {du, of_alpha ? first.of_alpha(alpha) : Tensor(), of_factors, second.of_norms()};
@@ -171,7 +166,7 @@ Gradients backward(
     }
     const auto at_once = [&](auto flags) -> Gradients {
         const Pass<decltype(flags)::value> pass(input, g, kept, du, before, more, tails);
-        const Tensor own = coefficients ? of_polynomial(pass.of_coefficients(coefficients->sizes())) : Tensor();
+        const Tensor own = coefficients ? pass.of_coefficients(coefficients->sizes()) : Tensor();
         return {du, of_alpha ? pass.of_alpha(alpha) : Tensor(), own, pass.of_norms()};
     };
     if (!tails.images) return with_alpha<OF_POWERS | OF_INPUT>(of_alpha, at_once);
@@ -208,12 +203,12 @@ Tensor norm_input(
 
 TORCH_LIBRARY(aurep_cpu, library) {
     library.def(
-        "forward(Tensor x, Tensor? residual, Tensor[] norms, Tensor mask, Tensor? polynomial, Tensor? statistics, float running, "
-        "float limit) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+        "forward(Tensor x, Tensor? residual, Tensor[] norms, Tensor mask, Tensor? polynomial, Tensor? statistics, float limit) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
         &forward);
     library.def(
         "backward(Tensor g, Tensor? of_excess, Tensor x, Tensor? residual, Tensor[] norms, Tensor mask, Tensor alpha, "
-        "Tensor? coefficients, Tensor? statistics, float running, Tensor? seen, Tensor? over, float limit, bool of_alpha) "
+        "Tensor? coefficients, Tensor? seen, Tensor? over, float limit, bool of_alpha) "
         "-> (Tensor, Tensor, Tensor, Tensor)",
         &backward);
     library.def("statistics(Tensor x) -> (Tensor, Tensor)", &statistics);

@@ -32,7 +32,7 @@ def statistics(z: Tensor) -> tuple[Tensor, Tensor]:
 def normed_forward(
     z: Tensor, residual: Tensor | None, norms: Sequence[Norm], mask: Tensor, coefficients: Tensor | None
 ) -> Tensor:
-    y: Tensor = _operators().forward(z, residual, _flat(norms), mask, coefficients, None, 0.0, 0.0)[0]
+    y: Tensor = _operators().forward(z, residual, _flat(norms), mask, coefficients, None, 0.0)[0]
     return y
 
 
@@ -46,7 +46,7 @@ def normed_backward(
     coefficients: Tensor | None,
     needs: Needs,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-    plain = (coefficients, None, 0.0, None, None, 0.0)
+    plain = (coefficients, None, None, 0.0)
     found = _operators().backward(g, None, z, residual, _flat(norms), mask, alpha, *plain, needs.alpha)
     return _wanted(found, needs)
 
@@ -78,12 +78,10 @@ def training_backward(
     mask: Tensor,
     alpha: Tensor,
     seen: Seen,
-    training: Training,
+    limit: float,
     needs: Needs,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-    coefficients, batch, over = seen
-    given = (coefficients, training.statistics, training.running, batch, over, training.limit)
-    found = _operators().backward(g, of_excess, z, residual, _flat(norms), mask, alpha, *given, needs.alpha)
+    found = _operators().backward(g, of_excess, z, residual, _flat(norms), mask, alpha, *seen, limit, needs.alpha)
     return _wanted(found, needs)
 
 

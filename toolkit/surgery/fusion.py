@@ -72,7 +72,7 @@ class NormedActivation(nn.Module):
         several = z.numel() > z.shape[1]  # of a single value per channel there is no variance: the norm says so
         inside = all(m.training for m in modules) and tuple(z.shape[1:]) == self.site.shape
         # What a training step asks for besides needs u, but with kernels that do it along.
-        alone = not self.site.limit and (self.site.factors is None or self.site.running >= 1)
+        alone = not self.site.limit and self.site.factors is None
         plain = not self.site.blend and (alone or self.site.asked(z) is not None)
         return inside and alike and several and plain and not (hooked or torch.compiler.is_compiling())
 
@@ -109,10 +109,9 @@ class NormedFunction(torch.autograd.Function):
             kernels = training_kernels_for(z)
             assert kernels is not None
             y, seen, excess = kernels.training_forward(z, residual, norms, mask, polynomial, training)
-        statistics = None if training is None else training.statistics
         parts = [part for norm in norms for part in norm]
-        ctx.save_for_backward(z, residual, inverse, inverse_r, mask, alpha, statistics, *seen, *parts)
-        ctx.training = None if training is None else training._replace(statistics=None)
+        ctx.save_for_backward(z, residual, inverse, inverse_r, mask, alpha, *seen, *parts)
+        ctx.limit = None if training is None else training.limit
         ctx.set_materialize_grads(False)
         if seen[1] is not None:
             ctx.mark_non_differentiable(seen[1])
@@ -121,17 +120,17 @@ class NormedFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        z, residual, inverse, inverse_r, mask, alpha, statistics, coefficients, batch, over, *parts = ctx.saved_tensors
+        z, residual, inverse, inverse_r, mask, alpha, coefficients, batch, over, *parts = ctx.saved_tensors
         norms = [Norm(*parts[k : k + 3]) for k in range(0, len(parts), 3)]
         needs = Needs(True, ctx.needs_input_grad[11], ctx.needs_input_grad[12])
         inputs = (z, residual, norms, mask, alpha)
-        if ctx.training is None:
+        if ctx.limit is None:
             found = kernels_for(z).normed_backward(grads[0], *inputs, coefficients, needs)
         else:
-            training, seen = ctx.training._replace(statistics=statistics), (coefficients, batch, over)
+            seen = coefficients, batch, over
             kernels = training_kernels_for(z)
             assert kernels is not None
-            found = kernels.training_backward(grads[0], grads[1], *inputs, seen, training, needs)
+            found = kernels.training_backward(grads[0], grads[1], *inputs, seen, ctx.limit, needs)
         du, grad_alpha, grad_polynomial, sums = found
         total, centred, *centred_r = sum_over_ranks(sums)
         grad_z = norm_input_gradient(du, z, norms[0], inverse, total, centred, spent=residual is None)

@@ -34,7 +34,7 @@ def measure_statistics(model: nn.Module, batches: Iterable[Any], max_batches: in
         max_batches: stop after so many.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    sites = [site for site in hybrid_sites(model) if site.factors is not None and site.running < 1]
+    sites = [site for site in hybrid_sites(model) if site.factors is not None]
     of_norms = [each for norm in norms for each in (norm.running_mean, norm.running_var) if each is not None]
     of_sites = [site.statistics for site in sites if site.statistics is not None]
     momenta, found = [norm.momentum for norm in norms], []

@@ -170,7 +170,6 @@ class SearchConfig(StudentConfig):
     width_multipliers: tuple[Share, ...] = (1.0,)  # networks of the first channels, trained along (SENet++)
     calibration: int = Field(default=2048, ge=1)  # images that the polynomials are fitted on
     fit: Fit = "damped"  # how they are fitted: see `aurep.polynomial.Moments.fit`
-    refits: int = Field(default=0, ge=0)  # times they are fitted anew while the search moves the masks
     options: dict[str, Any] = {}  # the method's own, below
 
     @model_validator(mode="after")
@@ -191,7 +190,6 @@ class FinetuneConfig(StudentConfig):
     """[finetune]: masks frozen."""
 
     epochs: Epochs = 20
-    running_by: Annotated[float, Field(ge=0, le=1)] = 0.0  # share after which statistics are running ones; 0: never
 
 
 class Config(_Section):

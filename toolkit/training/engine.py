@@ -163,7 +163,6 @@ class Engine:
     def _train_epoch(self, work: Work, loader: Loader, stop: StopSignal) -> None:
         phase, counters = work.phase, work.counters
         phase.model.train()
-        sites = hybrid_sites(phase.model)
         length, steps = len(loader), phase.config.epochs * len(loader)
         totals = torch.tensor(counters.totals, dtype=torch.float64, device=self.fabric.device)
         before, started = counters.seconds, time.perf_counter()
@@ -172,15 +171,11 @@ class Engine:
             torch.manual_seed(derive(self.seed, phase.name, counters.epoch, step))
             done = counters.epoch * length + step
             set_learning_rate(work.optimizer, phase.config, done, steps)
-            for site in sites:
-                site.running = min(1.0, done / steps / phase.running_by) if phase.running_by else 0.0
             totals += train_step(self.fabric, phase, work.model, work.optimizer, x, y, self.options.accumulate)
             work.outcome.follow()
             if phase.policy and work.moves:
                 phase.policy.after_step((done + 1) / steps)
                 work.moves.follow()
-            if phase.upkeep and _is_due(done + 1, steps, phase.upkeeps):
-                phase.upkeep(phase.model)
             self.progress.step(phase.name, counters.epoch, step + 1, length)
             counters.step = step + 1
             if step % _LOOK_EVERY == 0:
@@ -274,8 +269,3 @@ def evaluate(model: nn.Module, loader: Loader) -> float:
 def _accuracy(row: EpochRow) -> float:
     """On the validation split, in training where there is none."""
     return row["train_accuracy"] if row["val_accuracy"] is None else row["val_accuracy"]
-
-
-def _is_due(step: int, steps: int, times: int) -> bool:
-    """Whether one of `times` moments that divide 0..steps evenly has just been reached or passed."""
-    return step * (times + 1) // steps > (step - 1) * (times + 1) // steps and step < steps

@@ -25,10 +25,7 @@ class Phase:
         teacher: frozen, in eval mode, run in every step after the model; None for the baseline.
         policy: moves the masks; None leaves them alone.
         terms: added to the loss.
-        upkeep: done to the model `upkeeps` times, evenly spread over the phase's steps.
         choose_best: end with the epoch of highest validation accuracy (mean with `narrower`'s) instead of the last.
-        running_by: share of the phase over which the sites' statistics go over from the batch's to the running ones; 0:
-            they stay the batch's.
         measure: gives `model` the statistics of its weights, before it is judged and in the end; None: nothing does.
         standard: what `model` is held to after every epoch; None: nothing.
         narrower: `model` at smaller widths, which share its weights: in every step the loss of each is added.
@@ -40,10 +37,7 @@ class Phase:
     teacher: nn.Module | None = None
     policy: Policy | None = None
     terms: Sequence[LossTerm] = ()
-    upkeep: Callable[[nn.Module], None] | None = None
-    upkeeps: int = 0
     choose_best: bool = False
-    running_by: float = 0.0
     measure: Callable[[nn.Module], None] | None = None
     standard: Standard | None = None
     narrower: Sequence[Narrow] = ()

@@ -214,19 +214,17 @@ class Pipeline:
         config = self.config.search
         student.requires_grad_(True)
         if state is None:
-            self._refit(student)
+            self._fit_polynomials(student)
         chosen = self._chosen(student, state)
         self._normalise(student, config)
         policy = self._policy(student, chosen)
         taught, activations = self._watched(teacher, student, config, policy.uses_teacher)
         if policy.uses_teacher and taught is not None:
             policy.watch(taught, activations)
-        phase = Phase(
-            "search", student, config, taught, policy, upkeep=self._refit, upkeeps=config.refits, standard=held_to
-        )
+        phase = Phase("search", student, config, taught, policy, standard=held_to)
         self._fit(engine, phase, activations, state)
 
-    def _refit(self, student: nn.Module) -> None:
+    def _fit_polynomials(self, student: nn.Module) -> None:
         """Fit the polynomials on the first training images, unaugmented: on every rank what the first one finds."""
         config, loader = self.config.search, self._loader("train")
         fit_polynomials(student, loader.epoch(0), -(-config.calibration // loader.batch_size), config.fit)
@@ -286,7 +284,6 @@ class Pipeline:
         self._normalise(student, self.config.finetune)
         taught, activations = self._watched(teacher, student, self.config.finetune)
         phase = Phase("finetune", student, self.config.finetune, taught, choose_best=True, standard=held_to)
-        phase.running_by = self.config.finetune.running_by
         self._fit(engine, phase, activations, state)
 
     def _policy(self, student: nn.Module, chosen: list[int] | None = None) -> Policy:

@@ -26,6 +26,7 @@ from aurep.training.setup import build_network, prepare_student
 
 # What an older run's config.toml calls them; read until version 0.2. A recipe must use the new names.
 _RENAMED = (("data", "crop", "pad"), ("search", "widths", "width_multipliers"))
+_DROPPED = (("search", "refits"), ("finetune", "running_by"))  # which only mattered while it trained
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
@@ -39,6 +40,8 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     for section, old, new in _RENAMED:
         if old in fields.get(section, {}):
             fields[section][new] = fields[section].pop(old)
+    for section, old in _DROPPED:
+        fields.get(section, {}).pop(old, None)
     return check_config(fields, str(folder.config))
 
 

@@ -80,7 +80,7 @@ def compare_normed(kernels: Kernels, case: Case, residual: Tensor | None, norms:
     same(sums, exact_sums, torch.float32)
 
 
-def compare_training(kernels: TrainingKernels, case: Case, running: float, limit: float) -> None:
+def compare_training(kernels: TrainingKernels, case: Case, limit: float) -> None:
     """Everything that a training step asks, against autograd through a site that does it piece by piece."""
     for residual, count in ((None, 0), (None, 1), (case.residual, 1), (case.residual, 2)):
         norms = case.norms[:count]
@@ -93,7 +93,7 @@ def compare_training(kernels: TrainingKernels, case: Case, running: float, limit
             site.normalise(case.statistics)
             assert site.factors is not None
             site.factors.data.copy_(case.coefficients)
-        site.running, site.limit = running, limit
+        site.limit = limit
         u = eager._normed(double(case.x), double(residual), exact) if count else double(case.x)
         u.requires_grad_()
         y = site(u)
@@ -104,7 +104,7 @@ def compare_training(kernels: TrainingKernels, case: Case, running: float, limit
             (0.3 * excess).backward()
 
         statistics = None if site.statistics is None else site.statistics.float()
-        training = Training(statistics, running, limit)
+        training = Training(statistics, limit)
         inputs = (case.x, residual, norms, case.mask)
         found, kept, found_excess = kernels.training_forward(*inputs, polynomial, training)
         same(found, y.detach(), case.dtype)
@@ -115,7 +115,7 @@ def compare_training(kernels: TrainingKernels, case: Case, running: float, limit
             same(found_excess, excess.detach(), torch.float32)
         needs = Needs(True, True, case.degree > 0)
         du, *gradients, sums = kernels.training_backward(
-            case.g, torch.tensor(0.3) if limit else None, *inputs, case.alpha, kept, training, needs
+            case.g, torch.tensor(0.3) if limit else None, *inputs, case.alpha, kept, limit, needs
         )
         of_factors = None if site.factors is None else site.factors.grad
         same_gradients((du, *gradients), (u.grad, site.alpha.grad, of_factors), case.dtype)

@@ -16,9 +16,7 @@ from rich.console import Console
 import aurep
 from aurep.data import load_data
 from aurep.results import read_result
-from aurep.search.autorep import AutoRep
 from aurep.training import load_run
-from aurep.training.pipeline import Pipeline
 from tests.toolkit.training.tiny import tiny_config
 
 TOTAL = 960  # ResNet-9 of width 4 on 8x8: 2 (4 * 64 + 8 * 16 + 16 * 4 + 32 * 1)
@@ -82,7 +80,15 @@ def test_run_folder_of_the_version_before_is_read(run_dir: Path, tmp_path: Path)
     (old / "run.json").replace(old / "budget.json")
     text = (old / "config.toml").read_text()
     assert text.count("pad = 1") == text.count("width_multipliers = ") == 1
-    (old / "config.toml").write_text(text.replace("pad = ", "crop = ").replace("width_multipliers = ", "widths = "))
+    older = {
+        "pad = ": "crop = ",
+        "width_multipliers = ": "widths = ",
+        "[search]\n": "[search]\nrefits = 0\n",
+        "[finetune]\n": "[finetune]\nrunning_by = 0.7\n",
+    }
+    for now, then in older.items():
+        text = text.replace(now, then)
+    (old / "config.toml").write_text(text)
     assert load_run(old).config == load_run(run_dir).config
     assert aurep.train(tiny_config(), old, resume=True) == read_result(run_dir).model_copy(update={"run_dir": old})
 
@@ -202,19 +208,3 @@ def test_final_model_is_the_best_epoch_on_the_validation_split(tmp_path: Path) -
         val = [float(row["val_accuracy"]) for row in csv.DictReader(stream)]
     assert max(val) > val[-1]
     assert result.teacher_val_accuracy == pytest.approx(max(val))
-
-
-def test_refits_divide_the_search_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps: list[int] = []
-    calls: list[int] = []
-    policy = "aurep.search.autorep.AutoRep.after_step"
-    fitted = "aurep.training.pipeline.Pipeline._refit"
-    moved, refit = AutoRep.after_step, Pipeline._refit
-    monkeypatch.setattr(policy, lambda self, progress: (steps.append(1), moved(self, progress))[1])
-    monkeypatch.setattr(fitted, lambda self, student: (calls.append(len(steps)), refit(self, student))[1])
-    whole = {"search__budget": "'100%'"}  # nothing is projected, after which polynomials might be fitted once more
-    aurep.train(tiny_config(baseline__epochs=0, search__refits=3, finetune__epochs=0, **whole), tmp_path / "run")
-    assert calls[0] == 0
-    assert len(calls) == 4
-    for number, call in enumerate(calls):
-        assert call == -(-number * len(steps) // 4)
