@@ -109,7 +109,7 @@ class Engine:
         kept = moves.finish()
         if self.rows and self.rows[-1]["phase"] == "search":
             self.rows[-1]["kept_before_projection"] = kept
-            if warning := cut_warning(kept, moves.policy.budget):
+            if warning := cut_warning(kept, moves.policy.budget, moves.policy.total):
                 self.progress.say(f"Warning: {warning}")
 
     def _validate(self, phase: Phase, val: Loader | None) -> tuple[list[float], dict[str, float]]:

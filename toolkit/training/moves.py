@@ -12,6 +12,7 @@ from torch import Tensor
 from aurep.search import Policy
 
 _LARGEST_CUT = 0.1  # share of what a search keeps that its projection may cut unremarked
+_SMALL_REST = 0.01  # and of all elements, where none may stay
 
 
 class Moves:
@@ -44,9 +45,12 @@ class Moves:
         return kept if self.policy.found is None else self.policy.found
 
 
-def cut_warning(kept: int, budget: int) -> str | None:
-    """What to say where the projection decides much in the method's place; None where it does not."""
-    if kept - budget <= _LARGEST_CUT * kept:
+def cut_warning(kept: int, budget: int, total: int) -> str | None:
+    """What to say where the projection decides much in the method's place; None where it does not.
+
+    With a budget of 0 it decides nothing, and a rest of `total` that finetuning hardly notices goes unremarked.
+    """
+    if kept - budget <= _LARGEST_CUT * kept or (budget == 0 and kept <= _SMALL_REST * total):
         return None
     return (
         f"the search by itself keeps {kept:,} elements, and the projection to {budget:,} cuts "

@@ -66,7 +66,7 @@ def _search(result: RunResult, rows: Sequence[EpochRow]) -> str:
     kept = own[-1]["kept_before_projection"]
     text = f"The search by itself ended with {kept:,} elements kept, before the projection to {result.relu_budget:,}; "
     text += f"{sum(row.get('recovered', 0) for row in own):,} came back after having been replaced."
-    warning = cut_warning(kept, result.relu_budget)
+    warning = cut_warning(kept, result.relu_budget, result.relu_total)
     return f"<p>{text}</p>" + (f"<p>Warning: {escape(warning)}</p>" if warning else "")
 
 

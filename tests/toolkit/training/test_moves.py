@@ -43,10 +43,11 @@ def test_finishing_says_what_the_search_kept_by_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kept", "budget", "warned"), [(100, 90, False), (100, 89, True), (5, 90, False), (0, 0, False)]
+    ("kept", "budget", "warned"),
+    [(100, 90, False), (100, 89, True), (5, 90, False), (0, 0, False), (10, 0, False), (11, 0, True), (11, 1, True)],
 )
 def test_only_a_cut_of_more_than_a_tenth_is_told(kept: int, budget: int, warned: bool) -> None:
-    assert (cut_warning(kept, budget) is not None) == warned
+    assert (cut_warning(kept, budget, total=1000) is not None) == warned
 
 
 @pytest.mark.parametrize(("rate", "cut"), [(1e-9, True), (0.3, False)], ids=["still", "fast"])
