@@ -24,7 +24,7 @@ from rich.console import Console
 from subsets import first_images
 
 VAL_IMAGES = 1_000
-KEYS = ("network", "precision", "budget", "fit")
+KEYS = ("network", "precision", "budget", "fit", "range_weight")
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def row(
     from aurep.training.config import SearchConfig
 
     found: dict[str, Any] = {**provenance(), "network": arguments.network, "precision": precision, "budget": budget}
-    found["fit"] = SearchConfig().fit
+    found |= SearchConfig().model_dump(include={"fit", "range_weight"})
     found |= {"images": arguments.images, "batch size": arguments.batch_size, "epochs": list(arguments.epochs)}
     try:
         result = train(config, folder, resume=folder.exists(), console=Console())
@@ -93,7 +93,7 @@ def row(
 
 
 def keep(found: dict[str, Any]) -> None:
-    """Put a row into the result file, in place of one of the same network, precision, budget and fit."""
+    """Put a row into the result file, in place of one of the same network, precision, budget, fit and range penalty."""
     path = RESULTS / "deep_networks.json"
     rows = json.loads(path.read_text()) if path.exists() else []
     rows = [each for each in rows if any(each[key] != found[key] for key in KEYS)]
@@ -111,7 +111,7 @@ are in deep_networks.json; the last: {last["hardware"]}, {last["versions"]}, {la
 Command: `python benchmarks/deep_networks.py --data-dir DIR --network NAME --images N --batch-size B --epochs E E E`.
 
 """
-    head = ("network", "precision", "budget", "images, batch, epochs", "fit", "teacher, val %")
+    head = ("network", "precision", "budget", "images, batch, epochs", "fit, range penalty", "teacher, val %")
     head += ("student, val % by epoch", "largest input by epoch", "where, at the end", "outcome")
     (RESULTS / "deep_networks.md").write_text(text + markdown_table(head, [line(each) for each in rows]))
 
@@ -123,7 +123,7 @@ def line(found: dict[str, Any]) -> tuple[str, ...]:
         found["precision"],
         found["budget"],
         f"{found['images']:,}, {found['batch size']}, {' + '.join(map(str, found['epochs']))}",
-        found["fit"],
+        f"{found['fit']}, {found['range_weight']:g}",
         teacher,
         " ".join(f"{value:.1f}" for value in found["val"]),
         " ".join(f"{value:.3g}" for value in found["largest input"]),

@@ -65,7 +65,7 @@ CHANGED = (
     "search.fit=bounded",  # as in the first calibration
     "finetune.epochs=7",
     "finetune.lr=3e-4",
-    "finetune.range_weight=1",  # twenty times the default, for 470 steps where the recipe has 78,000
+    "finetune.range_weight=1",  # a hundred times the default, for 470 steps where the recipe has 78,000
     "finetune.ema=0",
 )
 

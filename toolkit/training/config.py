@@ -152,7 +152,7 @@ class StudentConfig(PhaseConfig):
     kd_weight: Weight = 1.0  # of distillation: KL to the teacher's softened logits
     temperature: Rate = 4.0  # that softens them
     pram_weight: Weight = 0.0  # of the teacher's attention maps; SENet finetunes with 1000
-    range_weight: Weight = 0.05  # of a penalty on inputs further than `range_limit` deviations from their mean
+    range_weight: Weight = 0.01  # of a penalty on inputs further than `range_limit` deviations from their mean
     range_limit: Rate = 6.0  # in standard deviations of the channel
     normalise: bool = True  # train polynomials over batch-normalised powers (AESPA): deep networks collapse without
     clip_norm: Weight = 1.0  # a batch with an outlier shall not decide a step alone
