@@ -106,7 +106,8 @@ def report() -> None:
     text = f"""# Deep networks at few ReLUs and none, with default settings
 
 CIFAR-10, AutoReP at degree 2, one seed, short runs that show whether a network collapses and not how good it can
-become. A teacher for each network and precision; the same images for both. Every row's date, versions and hardware
+become. A teacher for each network and precision; the same images for both. Fit and range penalty are the defaults of
+the day: damped and 0.01 are today's. Every row's date, versions and hardware
 are in deep_networks.json; the last: {last["hardware"]}, {last["versions"]}, {last["date"]}.
 Command: `python benchmarks/deep_networks.py --data-dir DIR --network NAME --images N --batch-size B --epochs E E E`.
 

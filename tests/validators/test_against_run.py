@@ -19,7 +19,7 @@ from aurep import HybridActivation
 from aurep.errors import AurepError
 from aurep.metadata import TrainingClaim
 from aurep.validators.checks.ranges import measure, probe
-from aurep.validators.files.samples import eager_bounds
+from aurep.validators.files.samples import eager_bounds, eager_sites
 from aurep.validators.graph.batch import Walks
 from aurep.validators.sites.recovery import recover_sites
 from aurep.validators.validation import validate  # in this process, where things can be put in its way
@@ -96,7 +96,17 @@ def test_inputs_of_the_sites_are_measured_alike_in_the_graph_and_in_the_model(
     expected = eager_bounds(run, inputs)
     assert list(found) == list(expected) == ["act"]
     np.testing.assert_allclose(found["act"], expected["act"], rtol=1e-5, atol=1e-5)  # sums of 36 products in fp32
-    assert not any(m._forward_pre_hooks for m in run.model.modules())
+    assert not any(m._forward_hooks for m in run.model.modules())
+
+
+def test_calls_of_one_module_are_sites_of_their_own_named_as_in_a_file() -> None:
+    site = HybridActivation((2,), site="act")
+    model = nn.Sequential(site, nn.Linear(2, 2, bias=False), site).eval()
+    x = np.float32([[1, -2], [3, 4]])
+    found = eager_sites(SimpleNamespace(model=model), x, lambda given, y: (given.numpy(), y.numpy()))
+    assert list(found) == ["act", "act:1"]
+    np.testing.assert_array_equal(found["act"], (x, np.maximum(x, 0)))
+    np.testing.assert_array_equal(found["act:1"][1], np.maximum(found["act:1"][0], 0))
 
 
 def test_data_that_was_asked_for_must_be_there(run: SimpleNamespace, bundle: Path) -> None:

@@ -44,8 +44,8 @@ def asked(
 ) -> tuple[NDArray[Any], int]:
     """Drawn inputs that are `answerable`, at least `IMAGES`, and how many were drawn for them.
 
-    Where `DRAWS` times as many are not enough, or the graph does not run, the last ones as they are: the file shows too
-    little of itself, which the checks will tell.
+    Where `DRAWS` times as many are not enough, or the graph does not run, the last ones drawn, as they are: the file
+    shows too little of itself, which the checks will tell.
     """
     made: list[NDArray[Any]] = []
     tried = 0
@@ -76,8 +76,8 @@ def answerable(images: NDArray[Any], session: Session, eager: Eager | None, beyo
     if any(len(found) != len(images) for found in logits):
         return np.ones(len(images), bool)
     finite: NDArray[np.bool_] = np.any([np.isfinite(found).reshape(len(images), -1).all(1) for found in logits], axis=0)
-    measured = [[measure(images[at : at + 1]) for at in range(len(images))] for measure in beyond]
-    return finite & (np.min(measured, axis=0) <= FAR) if measured else finite
+    far = [bool(beyond) and all(measure(image) > FAR for measure in beyond) for image in images[:, None]]
+    return np.logical_and(finite, np.logical_not(far))
 
 
 def _images(rng: np.random.Generator, shape: tuple[int, ...], claim: InputClaim | None) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from aurep.validators.checks.parity import reference_outputs
 from aurep.validators.checks.tolerances import PARITY_SCALED
+from aurep.validators.files.samples import eager_sites
 from aurep.validators.graph.batch import fixed_batch
 from aurep.validators.report import Check
 from aurep.validators.session import CannotRunError, Session
@@ -27,7 +28,9 @@ def check_localise(
     against = "the eager model" if run is not None else "the ONNX reference"
     try:
         found = site_outputs(model, sites, few)
-        expected = _eager_outputs(run, few) if run is not None else _reference_outputs(model, sites, few)
+        expected = (
+            eager_sites(run, few, lambda _, y: y.numpy()) if run is not None else _reference_outputs(model, sites, few)
+        )
     except CannotRunError as error:
         return Check("localise", "not found", None, False, str(error))
     for name, values in found.items():
@@ -80,24 +83,3 @@ def _reference_outputs(
     outputs = reference_outputs(exposed, inputs)
     values = dict(zip((value.name for value in exposed.graph.output), outputs, strict=True))
     return _of_sites(values, sites, len(inputs))
-
-
-def _eager_outputs(run: Any, inputs: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    import torch
-
-    from aurep.activation import HybridActivation
-
-    found: dict[str, NDArray[Any]] = {}
-
-    def keep(module: torch.nn.Module, _: object, output: torch.Tensor) -> None:
-        found[str(module.site)] = output.numpy()
-
-    modules = [module for module in run.model.modules() if isinstance(module, HybridActivation)]
-    hooks = [module.register_forward_hook(keep) for module in modules]
-    try:
-        with torch.no_grad():
-            run.model(torch.from_numpy(np.ascontiguousarray(inputs)))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from aurep.validators.files.plain import MAX_BYTES, open_plain
 from aurep.validators.stages import stage
 
 FILE = "samples.npz"
+Found = TypeVar("Found")
 # What zipfile and numpy raise on damaged archives: RuntimeError on an encrypted one or an unknown compression,
 # zlib.error on damaged data, SyntaxError and TypeError on an array's damaged header.
 _UNREADABLE = (
@@ -81,15 +84,30 @@ def eager_samples(run: Any, samples: Samples | None, count: int) -> Samples:
 
 def eager_bounds(run: Any, inputs: NDArray[np.float32]) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Least and largest input, (C,) each, of every site of the model of `run`, on inputs (n, ...)."""
+
+    def bounds(x: Any, _: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        rows = x.transpose(0, 1).flatten(1)
+        return rows.amin(1).numpy(), rows.amax(1).numpy()
+
+    return eager_sites(run, inputs, bounds)
+
+
+def eager_sites(run: Any, inputs: NDArray[np.float32], look: Callable[[Any, Any], Found]) -> dict[str, Found]:
+    """What `look` makes of input and output, tensors (n, ...), of every site of the model of `run`, on inputs (n, ...).
+
+    By site, named as in a file: a second call of the same module is `name:1`.
+    """
     from aurep.activation import HybridActivation
 
-    found = {}
+    found: dict[str, Found] = {}
+    calls: Counter[str] = Counter()
 
-    def watch(site: Any, given: tuple[Any, ...]) -> None:
-        rows = given[0].detach().transpose(0, 1).flatten(1)
-        found[site.site] = rows.amin(1).numpy(), rows.amax(1).numpy()
+    def watch(site: Any, given: tuple[Any, ...], output: Any) -> None:
+        name = f"{site.site}:{calls[site.site]}" if calls[site.site] else site.site
+        calls[site.site] += 1
+        found[name] = look(given[0], output)
 
-    hooks = [m.register_forward_pre_hook(watch) for m in run.model.modules() if isinstance(m, HybridActivation)]
+    hooks = [m.register_forward_hook(watch) for m in run.model.modules() if isinstance(m, HybridActivation)]
     try:
         eager_logits(run, inputs)
     finally:

@@ -11,11 +11,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +29,7 @@ from aurep.training.runs import train
 from tests.toolkit.training.tiny import tiny_config
 
 submitit = pytest.importorskip("submitit", reason="submitit is not installed (extra slurm)")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHORT = {"baseline__epochs": 1, "search__epochs": 1, "finetune__epochs": 1, "train__precision": "fp32"}
 _SBATCH = r"""#!{python}
@@ -52,16 +51,6 @@ _SRUN = r"""#!/usr/bin/env bash
 while [[ "$1" == --* ]]; do if [[ "$1" == --output || "$1" == --error ]]; then shift; fi; shift; done
 exec "$@"
 """
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In jobs and here: another number of threads sums in another order, and a run ends with other weights."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _local(**options: object) -> Cluster:

@@ -34,16 +34,12 @@ def only_this_machine() -> bool:
     return said.stdout.split() == [socket.gethostname().split(".")[0]]
 
 
-pytestmark = pytest.mark.skipif(
+needs_slurm = pytest.mark.skipif(
     not only_this_machine(),
     reason="no Slurm of this machine alone answers (tests/one_node_slurm.sh starts one)",
 )
+pytestmark = [needs_slurm, pytest.mark.usefixtures("one_thread")]
 CLUSTER = Cluster(ClusterOptions(gpus=0, cpus=1, time=30))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def wait_for(happened: Callable[[], bool]) -> None:

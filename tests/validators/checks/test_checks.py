@@ -349,8 +349,7 @@ def test_other_images_are_drawn_for_those_on_which_a_network_overflows(
     report = validation.validate(file, budget=0)
     assert failed(report) == ({"rounding"} if out is None else set())
     notes = [note for note in report.notes if "images drawn at random" in note]
-    assert [note.startswith(out) for note in notes if out] == [True] * bool(out)
-    assert len(notes) == bool(out)
+    assert [note.split(" images")[0] for note in notes] == ([out] if out else [])
     session = Session(onnx.load(file), "cpu")
     assert answerable(images, session, lambda x: x, []).all(), "what overflows in the graph alone is to be found"
 

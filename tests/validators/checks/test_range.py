@@ -90,7 +90,7 @@ def test_fraction_bits_are_tried_again(bits: int, passes: bool, tmp_path: Path) 
 def test_drawn_images_that_leave_it_far_behind_are_left_out(
     times: float, out: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Certified is a span and a half of the samples' about their middle; twice a sample is hardly beyond."""
+    """Certified are twice the span of the samples' own inputs; what is twice a sample stays within."""
     made = graphs.hybrid()
     images = np.random.default_rng(1).normal(size=(8, *graphs.SHAPE)).astype(np.float32)
     images[:4] *= np.float32(times)
