@@ -6,7 +6,7 @@ A teacher is trained for each network and precision, then a student for each bud
 finetuning as it is by default (AutoReP at degree 2), but for lengths: `--images` CIFAR-10 training images and
 `--epochs` make it a matter of minutes. 1,000 other training images validate; the test set is not touched. Read are the
 outcome, the accuracies and the largest input that any site saw in validation. Rows of other networks, precisions,
-budgets and fits (`search.fit`, as it was by default) that are in the result file stay there. Finished runs are read and
+budgets and defaults (fit, range penalty, rate) that are in the result file stay there. Finished runs are read and
 stopped ones go on.
 
 Writes benchmarks/results/deep_networks.{json,md}.
@@ -24,7 +24,7 @@ from rich.console import Console
 from subsets import first_images
 
 VAL_IMAGES = 1_000
-KEYS = ("network", "precision", "budget", "fit", "range_weight")
+KEYS = ("network", "precision", "budget", "fit", "range_weight", "lr")
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def row(
     from aurep.training.config import SearchConfig
 
     found: dict[str, Any] = {**provenance(), "network": arguments.network, "precision": precision, "budget": budget}
-    found |= SearchConfig().model_dump(include={"fit", "range_weight"})
+    found |= SearchConfig().model_dump(include={"fit", "range_weight", "lr"})
     found |= {"images": arguments.images, "batch size": arguments.batch_size, "epochs": list(arguments.epochs)}
     try:
         result = train(config, folder, resume=folder.exists(), console=Console())
@@ -93,7 +93,7 @@ def row(
 
 
 def keep(found: dict[str, Any]) -> None:
-    """Put a row into the result file, in place of one of the same network, precision, budget, fit and range penalty."""
+    """Put a row into the result file, in place of one of the same `KEYS`."""
     path = RESULTS / "deep_networks.json"
     rows = json.loads(path.read_text()) if path.exists() else []
     rows = [each for each in rows if any(each[key] != found[key] for key in KEYS)]
@@ -106,13 +106,13 @@ def report() -> None:
     text = f"""# Deep networks at few ReLUs and none, with default settings
 
 CIFAR-10, AutoReP at degree 2, one seed, short runs that show whether a network collapses and not how good it can
-become. A teacher for each network and precision; the same images for both. Fit and range penalty are the defaults of
-the day: damped and 0.01 are today's. Every row's date, versions and hardware
+become. A teacher for each network and precision; the same images for both. Fit, range penalty and rate are the
+defaults of the day: damped, 0.01 and 0.001 are today's. Every row's date, versions and hardware
 are in deep_networks.json; the last: {last["hardware"]}, {last["versions"]}, {last["date"]}.
 Command: `python benchmarks/deep_networks.py --data-dir DIR --network NAME --images N --batch-size B --epochs E E E`.
 
 """
-    head = ("network", "precision", "budget", "images, batch, epochs", "fit, range penalty", "teacher, val %")
+    head = ("network", "precision", "budget", "images, batch, epochs", "fit, range penalty, rate", "teacher, val %")
     head += ("student, val % by epoch", "largest input by epoch", "where, at the end", "outcome")
     (RESULTS / "deep_networks.md").write_text(text + markdown_table(head, [line(each) for each in rows]))
 
@@ -124,7 +124,7 @@ def line(found: dict[str, Any]) -> tuple[str, ...]:
         found["precision"],
         found["budget"],
         f"{found['images']:,}, {found['batch size']}, {' + '.join(map(str, found['epochs']))}",
-        f"{found['fit']}, {found['range_weight']:g}",
+        f"{found['fit']}, {found['range_weight']:g}, {found['lr']:g}",
         teacher,
         " ".join(f"{value:.1f}" for value in found["val"]),
         " ".join(f"{value:.3g}" for value in found["largest input"]),

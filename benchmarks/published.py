@@ -106,7 +106,8 @@ def report(arguments: argparse.Namespace) -> None:
     text = "# The literature's networks, trained with aurep's recipes\n\n"
     text += "Test accuracies in percent; published figures are of the papers' own runs and teachers. "
     text += "Command: `python benchmarks/published.py --data-dir DIR`.\n\n"
-    head = ("network", "ReLUs", "published", "aurep", "its teacher", "epochs", "hours", "seed", "measured on")
+    head = ("network", "ReLUs", "published", "aurep", "its teacher", "epochs, finetuned by", "hours", "seed")
+    head += ("measured on",)
     text += markdown_table(head, [line(each) for each in rows.values()])
     (arguments.results / "published.md").write_text(text)
     print(text)
@@ -114,7 +115,7 @@ def report(arguments: argparse.Namespace) -> None:
 
 def which(found: dict[str, Any]) -> tuple[Any, ...]:
     """What tells a row from the others."""
-    return found["recipe"], found["relu_budget"], found["seed"], found["teacher"]
+    return found["recipe"], found["relu_budget"], found["seed"], found["teacher"], found["finetuned_by"]
 
 
 def row(goal: Goal, seed: int, out: Path) -> dict[str, Any]:
@@ -130,6 +131,7 @@ def row(goal: Goal, seed: int, out: Path) -> dict[str, Any]:
         "published": goal.published,
         "seed": seed,
         "teacher": teacher.name,
+        "finetuned_by": config.finetune.optimizer,
         **result.model_dump(include={"relu_budget", "relu_count", "relu_total"}),
         **{key: value for key, value in result.training.model_dump().items() if "accuracy" in key},
         "epochs": {name: sum(each["phase"] == name for each in epochs) for name in ("baseline", "search", "finetune")},
@@ -145,7 +147,7 @@ def line(found: dict[str, Any]) -> tuple[str, ...]:
         found["published"],
         f"**{found['test_accuracy']:.2f}**",
         f"{found['teacher_test_accuracy']:.2f} ({found['teacher']})",
-        " + ".join(map(str, found["epochs"].values())),
+        f"{' + '.join(map(str, found['epochs'].values()))}, {found['finetuned_by']}",
         f"{found['hours']:.1f}",
         str(found["seed"]),
         f"{found['hardware']}, {found['versions']}, {found['date']}",

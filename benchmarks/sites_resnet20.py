@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cells import Row, fill, of_length, teacher_of, where_of
-from methods_resnet20 import PENALTY, configuration, outcome, spread
+from methods_resnet20 import EARLIER, configuration, outcome, spread
 from provenance import RESULTS, markdown_table
 
 BUDGET = 4_096
@@ -65,7 +65,7 @@ def page(arguments: argparse.Namespace, rows: Sequence[Row]) -> str:
     text = f"# CIFAR-10, ResNet-20: {BUDGET:,} of 188,416 ReLUs at two of the 19 sites\n\n"
     text += f"{where_of(mine)}. Saliency, degree 2, {search} + {finetune} epochs of "
     text += f"search and finetuning on {arguments.images:,} images; teacher {teacher_of(mine)} % test. Mean and "
-    text += "standard deviation over the seeds.\n" + PENALTY
+    text += "standard deviation over the seeds.\n" + EARLIER
     text += "Command: `python benchmarks/sites_resnet20.py --data-dir DIR`.\n\n"
     places = [(where, [row for row in mine if row["where"] == where]) for where in PLACES]
     head = ("ReLUs stay at", "sites", "val %", "test %", "seeds")
