@@ -2,10 +2,11 @@
 
     OMP_NUM_THREADS=2 python benchmarks/finetuning.py --data-dir DIR [--teacher RUN] [--images 10000] [--settings NAME]
 
-ResNet-20 with no ReLU at degree 2, from one teacher and one seed: a search as it is by default, then finetuning long
-enough that the training images are learnt better than the others. Settings differ in finetuning alone (mixup has a say
-in the search too). `--images` takes the first so many training images; 2,500 of the last 5,000, which no teacher of the
-zoo has seen, validate. The test set is not touched. Finished runs are read, stopped ones go on.
+ResNet-20 with no ReLU at degree 2, from one teacher and one seed: one search, at the rate that was the default when
+these runs began, then finetuning long enough that the training images are learnt better than the others. Settings
+differ in finetuning; one in the search's rate too, and mixup has a say there. `--images` takes the first so many
+training images; 2,500 of the last 5,000, which no teacher of the zoo has seen, validate. The test set is not touched.
+Finished runs are read, stopped ones go on.
 
 Writes benchmarks/results/finetuning.{json,md}.
 """
