@@ -21,36 +21,35 @@ from typing import Any
 
 from provenance import RESULTS, epochs_of, markdown_table, provenance
 from rich.console import Console
-from subsets import first_images
+from subsets import SEEN, VAL_IMAGES, first_images
 
-SEEN, VAL_IMAGES = 45_000, 2_500
 EMA = 0.99  # reaches over the last 100 steps
-SEARCH = {"optimizer": "adamw", "lr": 3e-3, "coefficient_lr": 1e-3}  # the default of the day these runs began
 ADAMW = {"optimizer": "adamw", "coefficient_lr": 1e-3}
+BEFORE = ADAMW | {"lr": 3e-3}  # the default of the day these runs began, which every search has
 SGD = {"optimizer": "sgd", "weight_decay": 5e-4, "final_lr": 0.0}
 FAST, SLOW = {"lr": 0.1, "coefficient_lr": 0.01}, {"lr": 0.03, "coefficient_lr": 0.03}
-LABELS = "ce_weight"  # cross-entropy with them
+NO_LABELS = {"ce_weight": 0.0}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What differs from the default, in [finetune], [data] and [search]."""
+    """What is set in [finetune], and in [data] and [search] beside what all runs have there."""
 
-    finetune: dict[str, Any] = field(default_factory=dict)
+    finetune: dict[str, Any]
     data: dict[str, Any] = field(default_factory=dict)
     search: dict[str, Any] = field(default_factory=dict)
 
 
 SETTINGS = {
-    "adamw": Setting(ADAMW | {"lr": 3e-3}),
-    "adamw-decay": Setting(ADAMW | {"lr": 3e-3, "weight_decay": 0.1}),
+    "adamw": Setting(BEFORE),
+    "adamw-decay": Setting(BEFORE | {"weight_decay": 0.1}),
     "adamw-slower": Setting(ADAMW | {"lr": 1e-3}),
     "adamw-slower-search": Setting(ADAMW | {"lr": 1e-3}, search={"lr": 1e-3}),
     "adamw-slowest": Setting(ADAMW | {"lr": 3e-4}),
     "sgd": Setting(SGD | FAST),
     "sgd-slower": Setting(SGD | SLOW),
-    "sgd-no-labels": Setting(SGD | FAST | {LABELS: 0.0}),
-    "sgd-no-labels-mixup": Setting(SGD | FAST | {LABELS: 0.0}, {"mixup": 1.0}),
+    "sgd-no-labels": Setting(SGD | FAST | NO_LABELS),
+    "sgd-no-labels-mixup": Setting(SGD | FAST | NO_LABELS, {"mixup": 1.0}),
 }
 
 
@@ -79,13 +78,13 @@ def run(arguments: argparse.Namespace, data: Path, setting: Setting, out: Path) 
         "data": {"name": f"npz:{data}", "alternating": True, "cutout": 8} | setting.data,
         "train": {"precision": "bf16"},
         "baseline": {"checkpoint": arguments.teacher},
-        "search": {"method": "random", "budget": 0, "degree": 2, "epochs": search} | SEARCH | setting.search,
+        "search": {"method": "random", "budget": 0, "degree": 2, "epochs": search} | BEFORE | setting.search,
         "finetune": {"epochs": finetune, "ema": EMA} | setting.finetune,
     }
     result = train(config, out, resume=out.exists(), console=Console())
-    facts = {**provenance(), "val": result.val_accuracy, "teacher": result.teacher_val_accuracy, **vars(setting)}
     if not (out / "provenance.json").exists():
-        (out / "provenance.json").write_text(json.dumps(facts))
+        accuracies = {"val": result.val_accuracy, "teacher": result.teacher_val_accuracy}
+        (out / "provenance.json").write_text(json.dumps({**provenance(), **accuracies, **vars(setting)}))
 
 
 def report(arguments: argparse.Namespace) -> None:

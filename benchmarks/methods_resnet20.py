@@ -29,10 +29,9 @@ from typing import Any
 from cells import teacher_of, where_of
 from provenance import RESULTS, epochs_of, markdown_table, provenance
 from rich.console import Console
-from subsets import first_images
+from subsets import SEEN, VAL_IMAGES, first_images
 
 BUDGET = 4_899  # of 188,416: 2.6 %, the share at which SNL reports its ResNet-18
-SEEN, VAL_IMAGES = 45_000, 2_500
 SLOWER = ["search.lr=1e-3", "finetune.lr=1e-3"]  # the default by now; the trials began from 3e-3
 NO_RELU = "search.budget=0"
 EARLIER = (  # of all rows so far, here and of what builds on this

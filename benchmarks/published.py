@@ -131,7 +131,7 @@ def row(goal: Goal, seed: int, out: Path) -> dict[str, Any]:
         "published": goal.published,
         "seed": seed,
         "teacher": teacher.name,
-        "finetuned_by": config.finetune.optimizer,
+        "finetuned_by": f"{config.finetune.optimizer} at {config.finetune.lr:g}",
         **result.model_dump(include={"relu_budget", "relu_count", "relu_total"}),
         **{key: value for key, value in result.training.model_dump().items() if "accuracy" in key},
         "epochs": {name: sum(each["phase"] == name for each in epochs) for name in ("baseline", "search", "finetune")},

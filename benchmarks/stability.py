@@ -21,9 +21,8 @@ from typing import Any
 
 from provenance import RESULTS, epochs_of, markdown_table, provenance
 from rich.console import Console
-from subsets import first_images
+from subsets import SEEN, VAL_IMAGES, first_images
 
-SEEN, VAL_IMAGES = 45_000, 2_500
 PLAIN = {"fit": "moments", "normalise": False, "range_weight": 0.0, "clip_norm": 0.0}
 PHASE = {"fit": "search"}  # of the keys that one alone has
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+SEEN, VAL_IMAGES = 45_000, 2_500  # what the zoo's teachers were trained on; of the others, how many validate
+
 
 def first_images(
     data_dir: str, path: Path, train: int, *, val: int = 0, val_from: int | None = None, test: int | None = None
