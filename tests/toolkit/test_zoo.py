@@ -87,6 +87,21 @@ def test_an_entry_claims_what_its_rounded_weights_reach(run: Path, home: Path) -
         assert reached == pytest.approx(100 * right.mean(), abs=1e-9)
 
 
+def test_accuracies_are_measured_on_the_data_of_the_run_unless_another_folder_is_named(
+    run: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[object] = []
+
+    def loading(name: str, directory: object, **options: object) -> object:
+        looked.append(directory)
+        return load_data(name, directory, **options)
+
+    monkeypatch.setattr("aurep.training.reading.load_data", loading)
+    add(run, home / "one")
+    add(run, home / "other", home)
+    assert looked == ["/somebody/s/home", str(home)]
+
+
 def test_an_entry_holds_neither_images_nor_teacher_nor_anybody_s_folders(run: Path, all_relu: Path, home: Path) -> None:
     for source in (run, all_relu):
         add(source, home / "zoo" / source.name)

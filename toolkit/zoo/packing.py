@@ -39,7 +39,7 @@ def add(run: Path, destination: Path, data_dir: Path | None = None, costs: Seque
     destination.parent.mkdir(parents=True, exist_ok=True)
     with folder_beside(destination) as made:
         _pack(run, made)
-        result = _measured(load_run(made, data_dir))
+        result = _measured(load_run(made, data_dir or read_config(run).data.dir))
         result.write()
         write_text(made / COSTS, json.dumps([*costs], indent=2) + "\n")
         write_text(made / CARD, _card(destination.name, result, costs))
