@@ -11,8 +11,9 @@ go on. A rehearsal: `--set model.width=4 --set baseline.epochs=1 --set search.ep
 
 Published figures are test accuracies in percent of the papers' own runs and teachers: AESPA (Park et al., 2022),
 AutoFHE (Ao and Boddeti, USENIX Security 2024) and AutoReP (Peng et al., ICCV 2023). Ours are read once, from
-the epoch of the best validation accuracy, as everything was chosen on validation images. Hours are those of training on
-the hardware named, which may have had other work. Writes benchmarks/results/published.{json,md} after every run.
+the epoch of the best validation accuracy, as everything was chosen on validation images. The largest input of any site
+on validation images is of the last epoch; infinite is one beyond fp32. Hours are those of training on the hardware
+named, which may have had other work. Writes benchmarks/results/published.{json,md} after every run.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def report(arguments: argparse.Namespace) -> None:
     text += "Test accuracies in percent; published figures are of the papers' own runs and teachers. "
     text += "Command: `python benchmarks/published.py --data-dir DIR`.\n\n"
     head = ("network", "ReLUs", "published", "aurep", "its teacher", "epochs, finetuned by", "hours", "seed")
-    head += ("measured on",)
+    head += ("largest validation input at the end", "measured on")
     text += markdown_table(head, [line(each) for each in rows.values()])
     (arguments.results / "published.md").write_text(text)
     print(text)
@@ -123,8 +124,9 @@ def row(goal: Goal, seed: int, out: Path) -> dict[str, Any]:
 
     result, config = read_result(out), read_config(out)
     teacher = Path(config.baseline.checkpoint or out)
-    phases = [epochs_of(teacher)] if teacher.is_dir() and teacher != out else []
-    epochs = [each for phase in [*phases, epochs_of(out)] for each in phase]
+    own = epochs_of(out)
+    epochs = [*(epochs_of(teacher) if teacher.is_dir() and teacher != out else ()), *own]
+    students = [each for each in own if each["phase"] != "baseline"]
     return {
         "recipe": goal.recipe,
         "network": goal.network,
@@ -135,6 +137,9 @@ def row(goal: Goal, seed: int, out: Path) -> dict[str, Any]:
         **result.model_dump(include={"relu_budget", "relu_count", "relu_total"}),
         **{key: value for key, value in result.training.model_dump().items() if "accuracy" in key},
         "epochs": {name: sum(each["phase"] == name for each in epochs) for name in ("baseline", "search", "finetune")},
+        "val": [float(each["val_accuracy"]) for each in students],
+        "train": [float(each["train_accuracy"]) for each in students],
+        "largest input": [float(each["largest_input"]) for each in students],
         "hours": sum(float(each["seconds"]) for each in epochs) / 3600,
         **json.loads((out / "provenance.json").read_text()),
     }
@@ -150,6 +155,7 @@ def line(found: dict[str, Any]) -> tuple[str, ...]:
         f"{' + '.join(map(str, found['epochs'].values()))}, {found['finetuned_by']}",
         f"{found['hours']:.1f}",
         str(found["seed"]),
+        f"{found['largest input'][-1]:.3g}",
         f"{found['hardware']}, {found['versions']}, {found['date']}",
     )
 

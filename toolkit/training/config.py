@@ -146,7 +146,7 @@ class BaselineConfig(PhaseConfig):
 class StudentConfig(PhaseConfig):
     """What search and finetune share: a student with polynomials and a teacher."""
 
-    lr: Rate = 1e-3  # of short runs; three times as much ends a point lower: benchmarks/results/finetuning.md
+    lr: Rate = 1e-3  # in short runs three times as much ends a point lower: benchmarks/results/finetuning.md
     coefficient_lr: Rate = 1e-3  # of polynomials, whose gradients sum over batch and plane
     ce_weight: Weight = 1.0  # of cross-entropy with the labels
     kd_weight: Weight = 1.0  # of distillation: KL to the teacher's softened logits
