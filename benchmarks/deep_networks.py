@@ -6,7 +6,8 @@ A teacher is trained for each network and precision, then a student for each bud
 finetuning as it is by default (AutoReP at degree 2), but for lengths: `--images` CIFAR-10 training images and
 `--epochs` make it a matter of minutes. 1,000 other training images validate; the test set is not touched. Read are the
 outcome, the accuracies and the largest input that any site saw in validation. Rows of other networks, precisions,
-budgets and defaults (fit, range penalty, rate) that are in the result file stay there. Finished runs are read and
+budgets and defaults (fit, range penalty, rate) that are in the result file stay there, those of earlier defaults in a
+table of their own. Finished runs are read and
 stopped ones go on.
 
 Writes benchmarks/results/deep_networks.{json,md}.
@@ -70,15 +71,21 @@ def teacher(config: dict[str, Any], folder: Path) -> str:
     return str(train_baseline(check_config(config), folder, Console()))
 
 
+def defaults() -> dict[str, Any]:
+    """The settings that were others on earlier days."""
+    from aurep.training.config import SearchConfig
+
+    return SearchConfig().model_dump(include={"fit", "range_weight", "lr"})
+
+
 def row(
     arguments: argparse.Namespace, precision: str, budget: str, config: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
     from aurep.errors import Diverged
     from aurep.training import train
-    from aurep.training.config import SearchConfig
 
     found: dict[str, Any] = {**provenance(), "network": arguments.network, "precision": precision, "budget": budget}
-    found |= SearchConfig().model_dump(include={"fit", "range_weight", "lr"})
+    found |= defaults()
     found |= {"images": arguments.images, "batch size": arguments.batch_size, "epochs": list(arguments.epochs)}
     try:
         result = train(config, folder, resume=folder.exists(), console=Console())
@@ -102,30 +109,43 @@ def keep(found: dict[str, Any]) -> None:
 
 def report() -> None:
     rows = json.loads((RESULTS / "deep_networks.json").read_text())
-    last = rows[-1]
+    last, current = rows[-1], defaults()
+    today = [each for each in rows if current.items() <= each.items()]
+    earlier = [each for each in rows if each not in today]
+    networks = list(dict.fromkeys(each["network"] for each in rows))
+    today.sort(key=lambda each: (networks.index(each["network"]), each["precision"], each["budget"]))
     text = f"""# Deep networks at few ReLUs and none, with default settings
 
 CIFAR-10, AutoReP at degree 2, one seed, short runs that show whether a network collapses and not how good it can
-become. A teacher for each network and precision; the same images for both. Fit, range penalty and rate are the
-defaults of the day: damped, 0.01 and 0.001 are today's. Every row's date, versions and hardware
+become. A teacher for each network and precision; the same images for both. Accuracies are of validation images, in
+percent, epoch by epoch, and so is the largest input of any site. Every row's date, versions and hardware
 are in deep_networks.json; the last: {last["hardware"]}, {last["versions"]}, {last["date"]}.
 Command: `python benchmarks/deep_networks.py --data-dir DIR --network NAME --images N --batch-size B --epochs E E E`.
 
-"""
-    head = ("network", "precision", "budget", "images, batch, epochs", "fit, range penalty, rate", "teacher, val %")
-    head += ("student, val % by epoch", "largest input by epoch", "where, at the end", "outcome")
-    (RESULTS / "deep_networks.md").write_text(text + markdown_table(head, [line(each) for each in rows]))
+## Today's defaults (fit, range penalty, rate: {told(current)})
+
+{markdown_table(HEAD, [line(each) for each in today])}
+## Earlier defaults
+
+{markdown_table((*HEAD, "fit, range penalty, rate"), [(*line(each), told(each)) for each in earlier])}"""
+    (RESULTS / "deep_networks.md").write_text(text)
+
+
+HEAD = ("network", "precision", "budget", "images, batch, epochs", "teacher", "student", "largest input")
+HEAD += ("where, at the end", "outcome")
+
+
+def told(settings: dict[str, Any]) -> str:
+    return f"{settings['fit']}, {settings['range_weight']:g}, {settings['lr']:g}"
 
 
 def line(found: dict[str, Any]) -> tuple[str, ...]:
-    teacher = f"{found['teacher']:.1f}" if found["teacher"] is not None else "-"
     return (
         found["network"],
         found["precision"],
         found["budget"],
         f"{found['images']:,}, {found['batch size']}, {' + '.join(map(str, found['epochs']))}",
-        f"{found['fit']}, {found['range_weight']:g}, {found['lr']:g}",
-        teacher,
+        f"{found['teacher']:.1f}" if found["teacher"] is not None else "-",
         " ".join(f"{value:.1f}" for value in found["val"]),
         " ".join(f"{value:.3g}" for value in found["largest input"]),
         found["where"],
