@@ -1,14 +1,15 @@
-"""Accuracy over rounds: one element budget, kept at all sites of a network, at 8, 4, 2, 1, or at none.
+"""Accuracy over rounds and over count: a budget kept at all sites of a network, at 8, 4, 2, 1, or none; other budgets.
 
     OMP_NUM_THREADS=2 python benchmarks/rounds.py --data-dir DIR [--model resnet20] [--teacher RUN] [--images 45000]
 
 From one teacher, degree 2, `--method` under `--max-sites` K: the elements are as many wherever the K sites hold them,
-so that what differs is how many comparisons lie one after the other. Every network is exported for CrypTen; count,
+so that what differs is how many comparisons lie one after the other. Beside them `--counts` at all sites, where
+elements differ and rounds do not. Every network is exported for CrypTen; count,
 bytes and rounds are read from the file's graph by the cost model of `aurep inspect` (benchmarks/results/pi_cost.md),
 and the test accuracy is the run's one look at all 10,000 test images. `--images` takes the first so many training
 images, the last tenth of them for validation, for a look in minutes. A run that was stopped goes on.
 
-Writes benchmarks/results/rounds_<model>.{json,md,svg}.
+Writes benchmarks/results/rounds_<model>.{json,md,svg} and counts_<model>.svg.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--teacher", help="a run folder or file to take instead of training one")
     parser.add_argument("--budget", default="5%")
+    parser.add_argument("--counts", nargs="+", default=["20%", "1%"], metavar="BUDGET")
     parser.add_argument("--method", default="saliency")
     parser.add_argument("--images", type=int, default=45000)
     parser.add_argument("--epochs", type=int, nargs=3, default=(20, 4, 12), metavar=("BASELINE", "SEARCH", "FINETUNE"))
@@ -49,7 +51,8 @@ def main() -> None:
         "finetune": {"epochs": finetune},
     }
     config["baseline"]["checkpoint"] = arguments.teacher or teacher(config, arguments.work / "teacher")
-    rows = [measured(config, most, arguments.work) for most in SITES]
+    rows = [measured(config, arguments.budget, most, arguments.work) for most in SITES]
+    rows += [measured(config, budget, None, arguments.work) for budget in arguments.counts]
     report(arguments, rows)
 
 
@@ -60,18 +63,20 @@ def teacher(config: dict[str, Any], out: Path) -> str:
     return str(train_baseline(check_config(config), out, Console()))
 
 
-def measured(config: dict[str, Any], most: int | None, work: Path) -> dict[str, Any]:
-    """Train with ReLUs at `most` sites, and count what the exported graph costs."""
+def measured(config: dict[str, Any], budget: str, most: int | None, work: Path) -> dict[str, Any]:
+    """Train within `budget` with ReLUs at `most` sites, and count what the exported graph costs."""
     from aurep import export, load_run, train
     from aurep.validators import inspect
 
-    out = work / ("all" if most is None else f"{most}-sites")
-    fields = config | {"search": config["search"] | ({} if most is None else {"max_sites": most})}
+    out = work / f"{budget.replace('%', '-percent')}-{'all' if most is None else most}-sites"
+    search = config["search"] | {"budget": budget} | ({} if most is None else {"max_sites": most})
+    fields = config | {"search": search}
     result = train(fields, out, resume=out.exists(), console=Console())
     run = load_run(out)
     found = inspect(export(run.model, run.example_input, work / f"{out.name}.onnx", target="crypten"))
     costs = {f"{e['framework']} {e['protocol']}": e for e in found.estimates}
     return {
+        "budget": budget,
         "max_sites": most,
         "relu_sites": result.relu_sites,
         "sites": [site.name for site in result.sites if site.kept],
@@ -91,54 +96,69 @@ def report(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
 
     facts = {**provenance(), **{key: str(value) for key, value in vars(arguments).items() if key != "data_dir"}}
     facts["rows"] = rows
-    name = f"rounds_{arguments.model}"
-    (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
-    (RESULTS / f"{name}.svg").write_text(svg(lambda axes: draw(axes, rows), 4.0))
-    lines = [
-        (
-            "all" if row["max_sites"] is None else row["max_sites"],
-            f"{row['relu_count']:,}",
-            f"{row['test_accuracy']:.2f}",
-            "–" if row["val_accuracy"] is None else f"{row['val_accuracy']:.2f}",
-            row["rounds"],
-            *(f"{row['activation_bytes'][protocol] / 1e6:.2f}" for protocol in ("crypten Beaver", "spu SEMI2K")),
-            ", ".join(row["sites"]) if row["relu_sites"] <= 4 else row["relu_sites"],
-        )
-        for row in rows
-    ]
-    epochs, first = arguments.epochs, rows[0]
-    text = f"# {arguments.model} on CIFAR-10: accuracy over rounds\n\n"
-    text += (
-        f"{facts['hardware']}, {facts['versions']}, {facts['date']}. Teacher {first['teacher_test_accuracy']:.2f} % "
+    model, epochs, first = arguments.model, arguments.epochs, rows[0]
+    (RESULTS / f"rounds_{model}.json").write_text(json.dumps(facts, indent=2) + "\n")
+    (RESULTS / f"rounds_{model}.svg").write_text(svg(lambda axes: draw(axes, rows, "rounds"), 4.0))
+    (RESULTS / f"counts_{model}.svg").write_text(svg(lambda axes: draw(axes, rows, "relu_count"), 4.0))
+    (RESULTS / f"rounds_{model}.md").write_text(f"""# {model} on CIFAR-10: accuracy over rounds, and over count
+
+{facts["hardware"]}, {facts["versions"]}, {facts["date"]}.
+Teacher {first["teacher_test_accuracy"]:.2f} % on the test images; {first["relu_total"]:,} elements.
+`{arguments.method}`, degree 2, {epochs[1]} + {epochs[2]} epochs of search and finetuning on the first
+{arguments.images:,} training images, a tenth of them for validation, which the teacher may have trained on. One seed;
+the standard error of a test accuracy is 0.3.
+Command: `python benchmarks/rounds.py --data-dir DIR --model {model} --teacher RUN
+--images {arguments.images} --epochs {" ".join(map(str, epochs))} --budget {arguments.budget}
+--counts {" ".join(arguments.counts)}`.
+
+{markdown_table(HEAD, [line(row) for row in rows])}
+MB: activation traffic of an image, the opening of secret weights aside.
+
+![accuracy over rounds](rounds_{model}.svg)
+
+![accuracy over count](counts_{model}.svg)
+""")
+
+
+HEAD = ("ReLUs", "sites at most", "test %", "val %", "CrypTen rounds", "CrypTen MB", "SEMI2K MB", "where they are")
+
+
+def line(row: dict[str, Any]) -> tuple[Any, ...]:
+    return (
+        f"{row['relu_count']:,}",
+        "all" if row["max_sites"] is None else row["max_sites"],
+        f"{row['test_accuracy']:.2f}",
+        "–" if row["val_accuracy"] is None else f"{row['val_accuracy']:.2f}",
+        row["rounds"],
+        *(f"{row['activation_bytes'][protocol] / 1e6:.2f}" for protocol in ("crypten Beaver", "spu SEMI2K")),
+        ", ".join(row["sites"]) if row["relu_sites"] <= 4 else row["relu_sites"],
     )
-    text += f"on the test images; budget {arguments.budget} of {first['relu_total']:,} elements, `{arguments.method}`, "
-    text += f"degree 2, {epochs[1]} epochs of search and {epochs[2]} of finetuning on the first {arguments.images:,} "
-    text += "training images, a tenth of them for validation. One seed.\n"
-    text += f"Command: `python benchmarks/rounds.py --data-dir DIR --model {arguments.model} --teacher RUN "
-    text += f"--budget {arguments.budget} --images {arguments.images} --epochs {' '.join(map(str, epochs))}`.\n\n"
-    head = ("sites at most", "ReLUs", "test %", "val %", "CrypTen rounds", "CrypTen MB", "SEMI2K MB", "where they are")
-    text += markdown_table(head, lines)
-    text += "\nMB: activation traffic of an image, the opening of secret weights aside.\n\n"
-    text += f"![accuracy over rounds]({name}.svg)\n"
-    (RESULTS / f"{name}.md").write_text(text)
-    print(text)
 
 
-def draw(axes: Axes, rows: list[dict[str, Any]]) -> None:
+def draw(axes: Axes, rows: list[dict[str, Any]], over: str) -> None:
+    """Two lines from no ReLU upwards: more sites for one count of ReLUs, more ReLUs at all sites."""
     from aurep.training.plots import COLOURS
 
-    axes.plot([r["rounds"] for r in rows], [r["test_accuracy"] for r in rows], color=COLOURS[0], marker="o")
-    for row in rows:
-        most = "all" if row["max_sites"] is None else row["max_sites"]
-        place = (row["rounds"], row["test_accuracy"])
-        axes.annotate(f"{most} sites, {row['relu_count']:,}", place, (5, -12), textcoords="offset points")
-    axes.axhline(
-        rows[0]["teacher_test_accuracy"], color=COLOURS[1], linestyle="--", linewidth=1, label="teacher, all ReLU"
+    none = [row for row in rows if not row["relu_count"]]
+    budget = rows[0]["relu_count"]
+    few = [*none, *(row for row in reversed(rows) if row["relu_count"] == budget)]
+    every = sorted([*none, *(row for row in rows if row["max_sites"] is None)], key=lambda row: row["relu_count"])
+    drawn = (
+        (f"{budget:,} ReLUs; number: sites with ReLUs", few, "relu_sites"),
+        ("all sites; number: ReLUs", every, "relu_count"),
     )
-    axes.set_xlabel("rounds of one inference in CrypTen")
+    for (label, line_rows, key), colour, side in zip(drawn, COLOURS, ("right", "left"), strict=False):
+        points = [(row[over], row["test_accuracy"]) for row in line_rows]
+        axes.plot(*zip(*points, strict=True), color=colour, marker="o", label=label)
+        for row, place in zip(line_rows, points, strict=True):
+            shift = (-6, 3) if side == "right" else (6, 3)
+            axes.annotate(f"{row[key]:,}", place, shift, textcoords="offset points", ha=side, color=colour)
+    axes.axhline(rows[0]["teacher_test_accuracy"], color=COLOURS[6], linestyle="--", linewidth=1, label="all ReLUs")
+    axes.set_xlabel("rounds of one inference in CrypTen" if over == "rounds" else "ReLUs kept")
     axes.set_ylabel("test accuracy, %")
-    axes.margins(x=0.15)
-    axes.legend(loc="lower right")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.margins(x=0.1)
+    axes.legend()
 
 
 if __name__ == "__main__":
