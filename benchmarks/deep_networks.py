@@ -7,8 +7,7 @@ finetuning as it is by default (AutoReP at degree 2), but for lengths: `--images
 `--epochs` make it a matter of minutes. 1,000 other training images validate; the test set is not touched. Read are the
 outcome, the accuracies and the largest input that any site saw in validation. Rows of other networks, precisions,
 budgets and defaults (fit, range penalty, rate) that are in the result file stay there, those of earlier defaults in a
-table of their own. Finished runs are read and
-stopped ones go on.
+table of their own. Finished runs are read and stopped ones go on.
 
 Writes benchmarks/results/deep_networks.{json,md}.
 """
@@ -26,6 +25,8 @@ from subsets import first_images
 
 VAL_IMAGES = 1_000
 KEYS = ("network", "precision", "budget", "fit", "range_weight", "lr")
+HEAD = ("network", "precision", "budget", "images, batch, epochs", "teacher, val %", "student, val % by epoch")
+HEAD += ("largest input by epoch", "where, at the end", "outcome")
 
 
 def main() -> None:
@@ -117,8 +118,7 @@ def report() -> None:
     text = f"""# Deep networks at few ReLUs and none, with default settings
 
 CIFAR-10, AutoReP at degree 2, one seed, short runs that show whether a network collapses and not how good it can
-become. A teacher for each network and precision; the same images for both. Accuracies are of validation images, in
-percent, epoch by epoch, and so is the largest input of any site. Every row's date, versions and hardware
+become. A teacher for each network and precision; the same images for both. Every row's date, versions and hardware
 are in deep_networks.json; the last: {last["hardware"]}, {last["versions"]}, {last["date"]}.
 Command: `python benchmarks/deep_networks.py --data-dir DIR --network NAME --images N --batch-size B --epochs E E E`.
 
@@ -129,10 +129,6 @@ Command: `python benchmarks/deep_networks.py --data-dir DIR --network NAME --ima
 
 {markdown_table((*HEAD, "fit, range penalty, rate"), [(*line(each), told(each)) for each in earlier])}"""
     (RESULTS / "deep_networks.md").write_text(text)
-
-
-HEAD = ("network", "precision", "budget", "images, batch, epochs", "teacher", "student", "largest input")
-HEAD += ("where, at the end", "outcome")
 
 
 def told(settings: dict[str, Any]) -> str:

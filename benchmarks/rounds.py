@@ -4,10 +4,10 @@
 
 From one teacher, degree 2, `--method` under `--max-sites` K: the elements are as many wherever the K sites hold them,
 so that what differs is how many comparisons lie one after the other. Beside them `--counts` at all sites, where
-elements differ and rounds do not. Every network is exported for CrypTen; count,
-bytes and rounds are read from the file's graph by the cost model of `aurep inspect` (benchmarks/results/pi_cost.md),
-and the test accuracy is the run's one look at all 10,000 test images. `--images` takes the first so many training
-images, the last tenth of them for validation, for a look in minutes. A run that was stopped goes on.
+elements differ and rounds do not. Every network is exported for CrypTen; count, bytes and rounds are read from the
+file's graph by the cost model of `aurep inspect` (benchmarks/results/pi_cost.md), and the test accuracy is the run's
+one look at all 10,000 test images. `--images` takes the first so many training images, the last tenth of them for
+validation, for a look in minutes. A run that was stopped goes on.
 
 Writes benchmarks/results/rounds_<model>.{json,md,svg} and counts_<model>.svg.
 """
@@ -94,22 +94,25 @@ def measured(config: dict[str, Any], budget: str, most: int | None, work: Path) 
 def report(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     from aurep.training.plots import svg
 
-    facts = {**provenance(), **{key: str(value) for key, value in vars(arguments).items() if key != "data_dir"}}
+    facts = {
+        **provenance(),
+        **{key: value for key, value in vars(arguments).items() if key not in ("data_dir", "work")},
+    }
     facts["rows"] = rows
     model, epochs, first = arguments.model, arguments.epochs, rows[0]
+    share = first["test_accuracy"] / 100  # of the 10,000 test images
     (RESULTS / f"rounds_{model}.json").write_text(json.dumps(facts, indent=2) + "\n")
     (RESULTS / f"rounds_{model}.svg").write_text(svg(lambda axes: draw(axes, rows, "rounds"), 4.0))
     (RESULTS / f"counts_{model}.svg").write_text(svg(lambda axes: draw(axes, rows, "relu_count"), 4.0))
-    (RESULTS / f"rounds_{model}.md").write_text(f"""# {model} on CIFAR-10: accuracy over rounds, and over count
+    text = f"""# {model} on CIFAR-10: accuracy over rounds, and over count
 
 {facts["hardware"]}, {facts["versions"]}, {facts["date"]}.
 Teacher {first["teacher_test_accuracy"]:.2f} % on the test images; {first["relu_total"]:,} elements.
 `{arguments.method}`, degree 2, {epochs[1]} + {epochs[2]} epochs of search and finetuning on the first
 {arguments.images:,} training images, a tenth of them for validation, which the teacher may have trained on. One seed;
-the standard error of a test accuracy is 0.3.
-Command: `python benchmarks/rounds.py --data-dir DIR --model {model} --teacher RUN
---images {arguments.images} --epochs {" ".join(map(str, epochs))} --budget {arguments.budget}
---counts {" ".join(arguments.counts)}`.
+the standard error of a test accuracy is {(share * (1 - share) / 10_000) ** 0.5:.1%}.
+Command: `python benchmarks/rounds.py --data-dir DIR --model {model} --teacher RUN --images {arguments.images}
+--epochs {" ".join(map(str, epochs))} --budget {arguments.budget} --counts {" ".join(arguments.counts)}`.
 
 {markdown_table(HEAD, [line(row) for row in rows])}
 MB: activation traffic of an image, the opening of secret weights aside.
@@ -117,7 +120,9 @@ MB: activation traffic of an image, the opening of secret weights aside.
 ![accuracy over rounds](rounds_{model}.svg)
 
 ![accuracy over count](counts_{model}.svg)
-""")
+"""
+    (RESULTS / f"rounds_{model}.md").write_text(text)
+    print(text)
 
 
 HEAD = ("ReLUs", "sites at most", "test %", "val %", "CrypTen rounds", "CrypTen MB", "SEMI2K MB", "where they are")
@@ -139,20 +144,18 @@ def draw(axes: Axes, rows: list[dict[str, Any]], over: str) -> None:
     """Two lines from no ReLU upwards: more sites for one count of ReLUs, more ReLUs at all sites."""
     from aurep.training.plots import COLOURS
 
-    none = [row for row in rows if not row["relu_count"]]
-    budget = rows[0]["relu_count"]
-    few = [*none, *(row for row in reversed(rows) if row["relu_count"] == budget)]
-    every = sorted([*none, *(row for row in rows if row["max_sites"] is None)], key=lambda row: row["relu_count"])
+    few = [row for row in rows if row["budget"] == rows[0]["budget"]]
+    every = [row for row in rows if row["max_sites"] is None or not row["relu_count"]]
     drawn = (
-        (f"{budget:,} ReLUs; number: sites with ReLUs", few, "relu_sites"),
-        ("all sites; number: ReLUs", every, "relu_count"),
+        (f"{rows[0]['relu_count']:,} ReLUs; number: sites with ReLUs", few, "relu_sites", "right", -6),
+        ("all sites; number: ReLUs", every, "relu_count", "left", 6),
     )
-    for (label, line_rows, key), colour, side in zip(drawn, COLOURS, ("right", "left"), strict=False):
+    for (label, line_rows, key, side, shift), colour in zip(drawn, COLOURS, strict=False):
+        line_rows.sort(key=lambda row: row[key])
         points = [(row[over], row["test_accuracy"]) for row in line_rows]
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", label=label)
         for row, place in zip(line_rows, points, strict=True):
-            shift = (-6, 3) if side == "right" else (6, 3)
-            axes.annotate(f"{row[key]:,}", place, shift, textcoords="offset points", ha=side, color=colour)
+            axes.annotate(f"{row[key]:,}", place, (shift, 3), textcoords="offset points", ha=side, color=colour)
     axes.axhline(rows[0]["teacher_test_accuracy"], color=COLOURS[6], linestyle="--", linewidth=1, label="all ReLUs")
     axes.set_xlabel("rounds of one inference in CrypTen" if over == "rounds" else "ReLUs kept")
     axes.set_ylabel("test accuracy, %")
