@@ -33,8 +33,10 @@ def portable(model: nn.Module) -> nn.Module:
     return copy.deepcopy(plain).to("cpu", torch.float32)
 
 
-def run_eager(model: nn.Module, x: Tensor) -> Tensor:
-    """Logits of `model` in eval mode. Raises AurepError unless they are one tensor with x's batch, all finite."""
+def run_eager(model: nn.Module, x: Tensor, what: str = "") -> Tensor:
+    """Logits of `model` in eval mode on `x`: the example input, or several of `what`.
+
+    Raises AurepError unless they are one tensor with x's batch, all finite."""
     try:
         with evaluating(model), torch.no_grad():
             logits = model(x)
@@ -49,10 +51,12 @@ def run_eager(model: nn.Module, x: Tensor) -> Tensor:
         raise AurepError(f"the model returns a {type(logits).__name__}; aurep exports models that return one tensor.")
     if logits.dim() < 1 or logits.shape[0] != x.shape[0]:
         raise AurepError(f"the model maps {tuple(x.shape)} to {tuple(logits.shape)}; the first axis must be the batch.")
-    if not torch.isfinite(logits).all():
+    finite = torch.isfinite(logits).reshape(len(x), -1).all(1)
+    if not finite.all():
+        where = f"{int((~finite).sum())} of {len(x)} {what}" if what else "the example input"
         raise AurepError(
-            "the model's output on the example input is not finite; train it first, lower its degree, or, with its "
-            'masks set, fit its polynomials with method="bounded".'
+            f"the model's output on {where} is not finite; train it first, lower its degree, or, with its masks set, "
+            'fit its polynomials with method="bounded".'
         )
     return logits
 

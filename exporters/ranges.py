@@ -97,7 +97,7 @@ def _measure(module: nn.Module, inputs: Array) -> dict[str, _Seen]:
     try:
         for start in range(0, len(inputs), _ROWS):
             calls.clear()
-            run_eager(module, torch.from_numpy(inputs[start : start + _ROWS]))
+            run_eager(module, torch.from_numpy(inputs[start : start + _ROWS]), "calibration images")
     finally:
         for hook in hooks:
             hook.remove()

@@ -221,9 +221,9 @@ def _drawn(work: _Work, session: Session, recovered: Mapping[str, RecoveredSite]
     own, tried = asked(work.model, claim, session, _eager(run), _beyond(work, session, recovered, run))
     if tried > len(own):
         work.notes.append(
-            f"On {tried - len(own)} of {tried} images drawn at random the network overflows, or a site's input leaves "
-            "the certified range by more than its width. They were left out; images of your own that are as far from "
-            "its training images would get no answer either."
+            f"On {tried - len(own)} of {tried} images drawn at random the network overflows or nearly does, or a "
+            "site's input leaves the certified range by more than its width. They were left out; images of your own "
+            "that are as far from its training images would get no answer either."
         )
     return own
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +18,9 @@ from aurep.cli import main
 from aurep.costs import RunCosts
 from aurep.data import load_data
 from aurep.errors import AurepError
-from aurep.training import load_run, train
+from aurep.training import Run, load_run, train
+from aurep.validators import validate
+from aurep.validators.report import Check, Report
 from aurep.zoo import entries, resolve
 from aurep.zoo.packing import add
 from tests.toolkit.training.tiny import tiny_config
@@ -35,6 +40,15 @@ def all_relu(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = tiny_config(**SHORT | {"search__epochs": 0, "finetune__epochs": 0}, baseline__checkpoint=f"'{run}'")
     config = config.model_copy(update={"search": config.search.model_copy(update={"budget": "100%"})})
     return train(config, tmp_path_factory.mktemp("runs") / "all").run_dir
+
+
+@pytest.fixture(scope="module")
+def packed(run: Path, all_relu: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zoo of two: `run` as small, its teacher as whole."""
+    zoo = tmp_path_factory.mktemp("packed") / "zoo"
+    add(run, zoo / "small")
+    add(all_relu, zoo / "whole")
+    return zoo
 
 
 @pytest.fixture
@@ -72,10 +86,9 @@ def test_commands_take_an_entry_by_name(run: Path, home: Path, monkeypatch: pyte
     assert pushed == [True]
 
 
-def test_an_entry_claims_what_its_rounded_weights_reach(run: Path, home: Path) -> None:
-    claimed = add(run, home / "zoo" / "small").training
-    entry = load_run(home / "zoo" / "small")
-    assert entry.training == claimed
+def test_an_entry_claims_what_its_rounded_weights_reach(packed: Path) -> None:
+    entry = load_run(packed / "small")
+    claimed = entry.training
     data = load_data("digits", val_fraction=entry.config.data.val_fraction, input_size=entry.result.input.shape[1:])
     for split, reached in (("val", claimed.val_accuracy), ("test", claimed.test_accuracy)):
         pixels, labels = getattr(data, f"x_{split}"), getattr(data, f"y_{split}")
@@ -97,15 +110,33 @@ def test_accuracies_are_measured_on_the_data_of_the_run_unless_another_folder_is
         return load_data(name, directory, **options)
 
     monkeypatch.setattr("aurep.training.reading.load_data", loading)
+    monkeypatch.setattr("aurep.zoo.packing._try", lambda *_: None)
     add(run, home / "one")
     add(run, home / "other", home)
     assert looked == ["/somebody/s/home", str(home)]
 
 
-def test_an_entry_holds_neither_images_nor_teacher_nor_anybody_s_folders(run: Path, all_relu: Path, home: Path) -> None:
-    for source in (run, all_relu):
-        add(source, home / "zoo" / source.name)
-        entry = home / "zoo" / source.name
+@pytest.mark.parametrize("present", [True, False])
+def test_what_does_not_validate_does_not_enter_the_zoo(
+    present: bool, run: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tried with the data set and without it."""
+
+    def doubtful(bundle: Path, **options: Any) -> Report:
+        report = validate(bundle, **options)
+        tried = options["data"] is not None
+        check = Check("range", "3 % beyond", "0", passed=tried != present)
+        return replace(report, checks=(*report.checks, check))
+
+    monkeypatch.setattr("aurep.zoo.packing.validate", doubtful)
+    where = "exported" if present else "exported without its data set"
+    with pytest.raises(AurepError, match=rf"zoo:small would not be .*{where}, it fails .*range: 3 % beyond, allowed 0"):
+        add(run, home / "zoo" / "small")
+    assert list((home / "zoo").iterdir()) == []
+
+
+def test_an_entry_holds_neither_images_nor_teacher_nor_anybody_s_folders(run: Path, packed: Path) -> None:
+    for entry in packed.iterdir():
         texts = {"README.md", "budget.json", "config.toml", "costs.json", "metrics.csv", "run.json"}
         assert {file.name for file in entry.iterdir()} == texts | {"model.safetensors"}
         for name in texts:
@@ -114,9 +145,8 @@ def test_an_entry_holds_neither_images_nor_teacher_nor_anybody_s_folders(run: Pa
         assert load_run(entry).config.digest() == load_run(entry).training.config_sha256
 
 
-def test_packing_rounds_weights_and_nothing_else(run: Path, home: Path) -> None:
-    add(run, home / "packed")
-    before, after = (load_file(folder / "model.safetensors") for folder in (run, home / "packed"))
+def test_packing_rounds_weights_and_nothing_else(run: Path, packed: Path) -> None:
+    before, after = (load_file(folder / "model.safetensors") for folder in (run, packed / "small"))
     assert after["conv1.weight"].dtype == torch.float16
     left_out = {name for name in before if name.endswith(".alpha")}
     assert left_out
@@ -130,12 +160,11 @@ def test_packing_rounds_weights_and_nothing_else(run: Path, home: Path) -> None:
     exact = [name for name in after if name.endswith((".coefficients", ".mask", ".running_var", "bn1.weight"))]
     assert exact
     assert all(torch.equal(after[name], before[name]) for name in exact)
-    assert load_run(home / "packed").model.conv1.weight.dtype == torch.float32
+    assert load_run(packed / "small").model.conv1.weight.dtype == torch.float32
 
 
-def test_an_entry_that_keeps_all_relus_is_a_teacher_and_another_is_none(run: Path, all_relu: Path, home: Path) -> None:
-    add(all_relu, home / "zoo" / "whole")
-    add(run, home / "zoo" / "small")
+def test_an_entry_that_keeps_all_relus_is_a_teacher_and_another_is_none(packed: Path, home: Path) -> None:
+    shutil.copytree(packed, home / "zoo")
     config = home / "config.toml"
     config.write_text(tiny_config(**SHORT).to_toml())
     invoke("train", str(config), "--teacher", "zoo:whole", "--out", "taught")
@@ -151,9 +180,9 @@ def test_an_entry_that_keeps_all_relus_is_a_teacher_and_another_is_none(run: Pat
 
 
 def test_without_the_data_a_bundle_has_drawn_samples_and_no_certificate(
-    run: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, packed: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add(run, home / "zoo" / "small")
+    shutil.copytree(packed, home / "zoo")
     monkeypatch.setattr("aurep.training.reading.load_data", _absent)
     invoke("export", "zoo:small", "-o", "bundle", "--no-validate")
     assert json.loads((home / "bundle" / "budget.json").read_text())["ranges"] is None
@@ -161,6 +190,31 @@ def test_without_the_data_a_bundle_has_drawn_samples_and_no_certificate(
         assert samples["inputs"].shape[1:] == load_run(run).result.input.shape
         assert len(samples["inputs"]) == len(samples["logits"]) > 1
         assert samples["labels"].shape == (0,)
+
+
+def test_drawn_samples_are_such_that_the_network_does_not_overflow(
+    packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aurep.training.reading.load_data", _absent)
+    first = load_run(packed / "small").samples(8)[0]
+    bright = first.mean(axis=(1, 2, 3))
+    limit = float(np.median(bright))
+
+    def bounded(run: Run, images: np.ndarray) -> np.ndarray:
+        logits = run.model(torch.from_numpy(images)).detach().numpy()
+        return np.where(images.mean(axis=(1, 2, 3))[:, None] > limit, np.inf, logits)
+
+    monkeypatch.setattr(Run, "_logits", bounded)
+    images, labels = load_run(packed / "small").samples(8)
+    drawn = load_run(packed / "small").samples(8)[0]
+    assert images.shape[0] == 8
+    assert labels.shape == (0,)
+    assert images.mean(axis=(1, 2, 3)).max() <= limit
+    assert np.array_equal(images[:4], first[bright <= limit])
+    assert np.array_equal(images, drawn), "each export of a run has the same"
+    limit = -9.0
+    with pytest.raises(AurepError, match=r"only 0 of 32 images .* --data-dir"):
+        load_run(packed / "small").samples(8)
 
 
 def _absent(*_: object, **__: object) -> None:
@@ -181,8 +235,8 @@ def test_weights_beyond_fp16_are_refused_and_leave_nothing(run: Path, home: Path
     assert "small" not in entries()
 
 
-def test_an_entry_is_never_overwritten(run: Path, home: Path) -> None:
-    add(run, home / "zoo" / "small")
+def test_an_entry_is_never_overwritten(run: Path, packed: Path, home: Path) -> None:
+    shutil.copytree(packed, home / "zoo")
     with pytest.raises(AurepError, match="exists; take another name"):
         add(run, home / "zoo" / "small")
     done = CliRunner().invoke(main, ["zoo", "add", str(run), "../small"])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aurep.data import ImageData, load_data
-from aurep.data.drawn import drawn_pixels
+from aurep.data.drawn import drawn_pixels, steady
 from aurep.errors import AurepError
 from aurep.files import sha256
 from aurep.metadata import Origin, TrainingClaim
@@ -27,6 +27,7 @@ from aurep.training.setup import build_network, prepare_student
 # What an older run's config.toml calls them; read until version 0.2. A recipe must use the new names.
 _RENAMED = (("data", "crop", "pad"), ("search", "widths", "width_multipliers"))
 _DROPPED = (("search", "refits"), ("finetune", "running_by"))  # which only mattered while it trained
+_DRAWS = 4  # times as many images are drawn at most as samples are wanted
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
@@ -115,7 +116,10 @@ class Run:
         """Up to `count` test images, normalised (n, C, H, W) float32, and their labels (n,).
 
         Where the run brings none, as in the zoo, they are taken from its data set; where that is not at hand, images
-        are drawn at random, and there are no labels, (0,).
+        are drawn at random on which the network is `steady`, and there are no labels, (0,).
+
+        Raises:
+            AurepError: there are too few of those.
         """
         if self.folder.samples.is_file():
             with np.load(self.folder.samples, allow_pickle=False) as stored:
@@ -127,8 +131,24 @@ class Run:
     def _test_images(self, count: int) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         with suppress(AurepError):
             return self.images.x_test[:count], self.images.y_test[:count]
-        pixels = 255 * drawn_pixels(np.random.default_rng(0), (count, *self.result.input.shape))
-        return np.round(pixels).astype(np.uint8), np.zeros(0)
+        rng = np.random.default_rng(0)
+        drawn = drawn_pixels(rng, (_DRAWS * count, *self.result.input.shape))
+        pixels = np.round(255 * drawn).astype(np.uint8)
+        chosen: list[NDArray[np.uint8]] = []
+        for some in np.split(pixels, _DRAWS):
+            chosen.extend(some[steady(rng, self._normalised(some), self._logits)])
+            if len(chosen) >= count:
+                return np.stack(chosen[:count]), np.zeros(0)
+        raise AurepError(
+            f"{self.folder.path} has no samples, its data set {self.config.data.name} is not at hand, and on only "
+            f"{len(chosen)} of {len(pixels)} images drawn at random its network does not overflow, {count} being "
+            "needed; name the folder of the data set with --data-dir."
+        )
+
+    def _logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            found: NDArray[np.float32] = self.model(torch.from_numpy(images)).numpy()
+        return found
 
     @cached_property
     def images(self) -> ImageData:

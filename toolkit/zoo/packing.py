@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,12 +14,14 @@ from torch import Tensor
 
 from aurep.data.loader import make_loader
 from aurep.errors import AurepError
+from aurep.exporters import export_run
 from aurep.files import folder_beside, write_text
 from aurep.results import RunResult, read_result
 from aurep.training import Run, load_run
 from aurep.training.checkpoint import RunFolder, read_weights, save_weights
 from aurep.training.engine import evaluate
 from aurep.training.reading import read_config
+from aurep.validators import validate
 from aurep.zoo import CARD, COSTS, PREFIX, in_words
 
 
@@ -26,21 +29,25 @@ def add(run: Path, destination: Path, data_dir: Path | None = None, costs: Seque
     """Make the finished run in folder `run` the zoo's entry `destination`, a folder that is not there yet.
 
     Polynomials and batch norms keep their precision. Accuracies are measured with the rounded weights, on the run's
-    validation and test images from `data_dir` (default: where the run found them).
+    validation and test images from `data_dir` (default: where the run found them). What the card tells its readers to
+    do is done once: the entry is exported and validated, with the data set at hand and without.
 
     Args:
         costs: what private inference of it costs, as `aurep.costs.RunCosts` counts it, to be listed with it.
 
     Raises:
-        AurepError: no finished run, weights beyond fp16, the data set is not at hand, or `destination` exists.
+        AurepError: no finished run, weights beyond fp16, the data set is not at hand, the file does not validate, or
+            `destination` exists.
     """
     if destination.exists():
         raise AurepError(f"{destination} exists; take another name, or remove it first.")
     destination.parent.mkdir(parents=True, exist_ok=True)
     with folder_beside(destination) as made:
         _pack(run, made)
-        result = _measured(load_run(made, data_dir or read_config(run).data.dir))
+        at = data_dir or read_config(run).data.dir
+        result = _measured(load_run(made, at))
         result.write()
+        _try(made, f"{PREFIX}{destination.name}", at)
         write_text(made / COSTS, json.dumps([*costs], indent=2) + "\n")
         write_text(made / CARD, _card(destination.name, result, costs))
         made.rename(destination)
@@ -84,6 +91,23 @@ def _measured(run: Run) -> RunResult:
     if run.result.relu_count == run.result.relu_total:
         found |= {f"teacher_{name}": value for name, value in found.items()}  # the same network
     return run.result.model_copy(update={"training": run.result.training.model_copy(update=found)})
+
+
+def _try(entry: Path, name: str, data_dir: str | Path | None) -> None:
+    """Export and validate `entry` as those who have its data set do, and as those do who have not."""
+    with TemporaryDirectory() as folder:
+        empty = Path(folder) / "no-data"
+        empty.mkdir()
+        for at, data, whose in ((data_dir, read_config(entry).data.name, ""), (empty, None, " without its data set")):
+            file = export_run(entry, Path(folder) / f"bundle{whose}", data_dir=at)
+            report = validate(file.parent, run=entry, data=data, data_dir=at)
+            failed = [check for check in report.checks if not check.passed]
+            if failed:
+                found = "; ".join(f"{check.name}: {check.measured}, allowed {check.allowed}" for check in failed)
+                raise AurepError(
+                    f"{name} would not be what its card says: exported{whose}, it fails aurep validate ({found}). "
+                    "Train it further, or export the run itself."
+                )
 
 
 def _card(name: str, result: RunResult, costs: Sequence[dict[str, Any]]) -> str:

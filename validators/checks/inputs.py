@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from aurep.data.drawn import drawn_fields, drawn_pixels
+from aurep.data.drawn import drawn_fields, drawn_pixels, steady
 from aurep.metadata import InputClaim
 from aurep.validators.graph.batch import fixed_batch, model_inputs
 from aurep.validators.session import CannotRunError, Session
@@ -66,18 +66,18 @@ def asked(
 def answerable(images: NDArray[Any], session: Session, eager: Eager | None, beyond: list[Beyond]) -> NDArray[np.bool_]:
     """(n,): which of `images` (n, ...) are such that the network's answers say something of the file.
 
-    Far from the images it was trained on, a network of polynomials overflows, or nearly does, and then its logits are
-    made of rounding. An image counts where the logits are finite: in the graph, or in the model it was made of where
-    that is given, so that a graph which alone overflows is found. And where no site's input leaves what is certified of
-    it by more than `FAR` of that range's width, by one of the measurements `beyond` at least: as far out as that,
-    logits of a network of 69 sites begin to differ between two ways of rounding. Raises CannotRunError.
+    An image counts where the logits are `steady`: in the graph, or in the model it was made of where that is given, so
+    that a graph which alone overflows is found. And where no site's input leaves what is certified of it by more than
+    `FAR` of that range's width, by one of the measurements `beyond` at least: as far out as that, logits of a network
+    of 69 sites begin to differ between two ways of rounding. Raises CannotRunError.
     """
-    logits = [session.run(images)] + ([] if eager is None else [eager(images)])
-    if any(len(found) != len(images) for found in logits):
+    runs = [session.run, *([] if eager is None else [eager])]
+    if any(len(run(images)) != len(images) for run in runs):
         return np.ones(len(images), bool)
-    finite: NDArray[np.bool_] = np.any([np.isfinite(found).reshape(len(images), -1).all(1) for found in logits], axis=0)
+    rng = np.random.default_rng(secrets.randbits(64))
+    fine = np.any([steady(rng, images, run) for run in runs], axis=0)
     far = [bool(beyond) and all(measure(image) > FAR for measure in beyond) for image in images[:, None]]
-    return np.logical_and(finite, np.logical_not(far))
+    return np.logical_and(fine, np.logical_not(far))
 
 
 def _images(rng: np.random.Generator, shape: tuple[int, ...], claim: InputClaim | None) -> NDArray[np.float64]:

@@ -354,6 +354,39 @@ def test_other_images_are_drawn_for_those_on_which_a_network_overflows(
     assert answerable(images, session, lambda x: x, []).all(), "what overflows in the graph alone is to be found"
 
 
+def test_images_on_which_a_network_nearly_overflows_say_nothing_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """m^4096 multiplies a relative error by 4096 where it rules, as a dozen squares in a row do in a deep network."""
+    squares = " ".join(f"m{k + 1} = Mul(m{k}, m{k})" for k in range(12))
+    power = f"m0 = ReduceMean<axes = [1, 2, 3]>(x) {squares} y = Add(x, m12)"
+    file = graphs.save(graphs.body(power), tmp_path / "m.onnx")
+    images = np.random.default_rng(0).normal(size=(8, *graphs.SHAPE)).astype(np.float32)
+    images -= images.mean(axis=(1, 2, 3), keepdims=True)
+    images[:4] += 1.005  # to the power of 4096 some 7e8
+    session = Session(onnx.load(file), "cpu")
+    assert np.isfinite(session.run(images)).all()
+    assert answerable(images, session, None, []).tolist() == [False] * 4 + [True] * 4
+    assert answerable(images, session, lambda x: x, []).all(), "what goes wrong in the graph alone is to be found"
+    monkeypatch.setattr("aurep.validators.checks.inputs.drawn", lambda *_: images)
+    report = validation.validate(file, budget=0)
+    assert report.passed, report
+    assert [note for note in report.notes if "nearly does" in note]
+    monkeypatch.setattr("aurep.validators.checks.inputs.drawn", lambda *_: images[:4])
+    assert failed(validation.validate(file, budget=0)) == {"rounding"}
+
+
+@pytest.mark.parametrize("classes", [1, 4])
+def test_a_logit_that_images_do_not_move_is_well_conditioned(classes: int, tmp_path: Path) -> None:
+    constant = f"z = Constant<value_floats = {[7.0] * classes}>() n = ReduceMean<axes = [1, 2, 3], keepdims = 0>(x)"
+    lines = f"{constant} k = Constant<value_float = 0.0>() o = Mul(n, k) a = Constant<value_ints = [1]>()"
+    model = graphs.parse(f"""g (float[N, 4, 6, 6] x) => (float[N, {classes}] y)
+ {{ {lines} u = Unsqueeze(o, a) y = Add(u, z) }}""")
+    onnx.save(model, tmp_path / "m.onnx")
+    images = np.random.default_rng(0).normal(size=(3, 4, 6, 6)).astype(np.float32)
+    assert answerable(images, Session(onnx.load(tmp_path / "m.onnx"), "cpu"), None, []).all()
+
+
 def test_an_image_is_far_from_the_certificate_only_where_graph_and_model_say_so(tmp_path: Path) -> None:
     """What leaves it in the graph alone is to be found, and what leaves it in the model alone."""
     session = Session(onnx.load(graphs.save(graphs.body("y = Mul(x, x)"), tmp_path / "m.onnx")), "cpu")
