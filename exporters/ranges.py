@@ -28,7 +28,7 @@ from aurep.truncation import MODES, fraction_bits
 Array = NDArray[np.float32]
 LEAST = 16  # images that a certificate is made from: of fewer, others would leave the range at once
 _ROWS = 64  # images run at a time
-_KEPT = 65_536  # inputs a site and batch that quantiles are taken from
+_KEPT = 2**19  # inputs a site that quantiles are taken from
 _SIMULATED = 16  # images that fraction bits are tried on: errors are spread over all their logits alike
 
 
@@ -49,9 +49,10 @@ class _Seen:
     some: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def of(cls, x: Tensor) -> _Seen:
+    def of(cls, x: Tensor, kept: int) -> _Seen:
+        """From a site's inputs `x` (n, C, ...), `kept` of them at most twice over for the quantiles."""
         rows = x.transpose(0, 1).flatten(1)
-        step = max(1, x.numel() // _KEPT)
+        step = max(1, x.numel() // kept)
         return cls(rows.amin(1), rows.amax(1), [x.flatten()[::step].clone()])
 
     def add(self, other: _Seen) -> None:
@@ -82,12 +83,13 @@ def _measure(module: nn.Module, inputs: Array) -> dict[str, _Seen]:
     """By site, named as `name_sites` names the calls of one module."""
     found: dict[str, _Seen] = {}
     calls: dict[str, int] = defaultdict(int)
+    kept = max(1, _KEPT * _ROWS // len(inputs))  # of each batch
 
     def watch(site: nn.Module, given: tuple[Any, ...]) -> None:
         assert isinstance(site, HybridActivation)
         name = f"{site.site}:{calls[site.site]}" if calls[site.site] else site.site
         calls[site.site] += 1
-        now = _Seen.of(given[0].detach())
+        now = _Seen.of(given[0].detach(), kept)
         if name in found:
             found[name].add(now)
         else:

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from aurep.cli.export import command
 from aurep.exporters import TARGETS, export_run
+from aurep.exporters.runs import default_calibration
 from aurep.metadata import InputClaim, Metadata, TrainingClaim
 from aurep.training import train
 from aurep.validators.report import Check, Report
@@ -45,6 +46,32 @@ def test_a_run_becomes_a_bundle(run: Path, tmp_path: Path) -> None:
     assert list(found.classes) == claimed["classes"]
     assert found.training == TrainingClaim.model_validate(claimed["training"])
     assert found.relu_count == found.relu_budget
+
+
+@pytest.mark.parametrize(
+    ("shape", "images"),
+    [((3, 32, 32), 4096), ((1, 28, 28), 4096), ((3, 64, 64), 1024), ((3, 224, 224), 512)],
+)
+def test_larger_images_certify_in_smaller_numbers(shape: tuple[int, ...], images: int) -> None:
+    assert default_calibration(shape) == images
+
+
+def test_ranges_are_certified_on_as_many_images_as_asked(run: Path, tmp_path: Path) -> None:
+    """The first ones are among the others, so that the range of more is never narrower."""
+    found = {}
+    for images in (64, 512):
+        arguments = [str(run), "-o", str(tmp_path / f"{images}"), "--calibration-images", str(images), "--no-validate"]
+        done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        found[images] = json.loads((tmp_path / f"{images}" / "budget.json").read_text())["ranges"]
+        assert found[images]["images"] == images
+    pairs = list(zip(found[64]["sites"], found[512]["sites"], strict=True))
+    lows = [(few, many) for a, b in pairs for few, many in zip(a["low"], b["low"], strict=True)]
+    highs = [(few, many) for a, b in pairs for few, many in zip(a["high"], b["high"], strict=True)]
+    assert all(many <= few for few, many in lows)
+    assert all(many >= few for few, many in highs)
+    assert lows != [(few, few) for few, _ in lows]
+    assert CliRunner().invoke(command, [str(run), "-o", "x", "--calibration-images", "8"]).exit_code == 2
 
 
 def test_target_and_batch_are_passed_on(run: Path, tmp_path: Path) -> None:

@@ -41,6 +41,12 @@ if TYPE_CHECKING:
     default=1.0,
     help="Share of the channels, one of those that the run was trained at.",
 )
+@click.option(
+    "--calibration-images",
+    type=click.IntRange(min=16),
+    metavar="N",
+    help="Training images that the sites' ranges are certified on.  [default: 512 to 4096, fewer of larger ones]",
+)
 @click.option("--no-validate", is_flag=True, help="Do not validate what was written.")
 def command(
     run: Path,
@@ -51,14 +57,22 @@ def command(
     secret_coefficients: bool,
     push_constants: bool,
     width_multiplier: float,
+    calibration_images: int | None,
     no_validate: bool,
 ) -> None:
     """Export the run folder RUN (or a network of a clone's zoo) as ONNX, and validate the result against the run."""
     from aurep.exporters import export_run
 
-    options = {"secret_coefficients": secret_coefficients, "push_constants": push_constants}
     file = export_run(
-        run, bundle, target, data_dir=data_dir, batch=_batch(batch), width_multiplier=width_multiplier, **options
+        run,
+        bundle,
+        target,
+        data_dir=data_dir,
+        width_multiplier=width_multiplier,
+        calibration_images=calibration_images,
+        batch=_batch(batch),
+        secret_coefficients=secret_coefficients,
+        push_constants=push_constants,
     )
     click.echo(f"wrote {file} ({file.stat().st_size:,} bytes) for target {target}")
     if not no_validate:

@@ -53,7 +53,7 @@ def check_range(
     worst = max((row["polynomial_error"] for row in rows), default=0.0)
     hint = f"On {images:,} images{room}; polynomials within {worst:.2g} of ReLU on the certified range."
     if out:
-        problems.append("Train on such inputs, or export again with them as calibration.")
+        problems.append("Train on such inputs, or export again with more calibration images.")
     return Check("range", measured, allowed, not problems, " ".join(problems) or hint, {"sites": rows})
 
 
