@@ -18,10 +18,11 @@ from aurep.cli import main
 from aurep.costs import RunCosts
 from aurep.data import load_data
 from aurep.errors import AurepError
+from aurep.surgery import hybrid_sites
 from aurep.training import Run, load_run, train
 from aurep.validators import validate
 from aurep.validators.report import Check, Report
-from aurep.zoo import entries, resolve
+from aurep.zoo import costs_of, entries, resolve
 from aurep.zoo.packing import add
 from tests.toolkit.training.tiny import tiny_config
 
@@ -242,6 +243,33 @@ def test_an_entry_is_never_overwritten(run: Path, packed: Path, home: Path) -> N
     done = CliRunner().invoke(main, ["zoo", "add", str(run), "../small"])
     assert done.exit_code == 2
     assert "leave slashes out" in done.output
+
+
+CLONE = Path(__file__).parents[2] / "zoo"
+
+
+@pytest.mark.parametrize("entry", sorted(CLONE.iterdir()), ids=lambda entry: entry.name)
+def test_what_a_clone_brings_along_is_what_it_says(entry: Path) -> None:
+    run = load_run(entry)
+    masks = [site.mask for site in hybrid_sites(run.model)]
+    kept = sum(int(mask.sum()) for mask in masks)
+    assert kept == run.result.relu_count <= run.result.relu_budget
+    assert sum(mask.numel() for mask in masks) == run.result.relu_total
+    card = (entry / "README.md").read_text()
+    assert f"**{run.result.test_accuracy:.2f} %**" in card
+    assert f"{kept:,} of {run.result.relu_total:,} ReLU elements" in card
+    assert costs_of(entry).keys() == {"crypten Beaver", "spu SEMI2K", "spu ABY3"}
+    with torch.no_grad():
+        logits = run.model(torch.zeros(1, *run.result.input.shape))
+    assert logits.shape == (1, len(run.result.classes))
+    assert bool(torch.isfinite(logits).all())
+
+
+def test_a_network_of_the_clone_validates_without_its_data_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aurep.training.reading.load_data", _absent)
+    invoke("validate", "zoo:cifar100-resnet32-0", "--json", "report.json")
+    report = json.loads((home / "report.json").read_text())
+    assert {check["name"] for check in report["checks"]} == {"structure", "relu-count", "sites", "parity"}
 
 
 def test_an_absent_name_is_one_sentence(home: Path) -> None:

@@ -168,14 +168,16 @@ class Run:
         )
 
     def calibration(self, count: int) -> tuple[NDArray[np.float32], str]:
-        """Up to `count` training images, normalised, and what they are; samples where the data set is not at hand.
+        """Up to `count` training images, normalised, and what they are; the run's samples where the data set is not
+        at hand, and none, (0, C, H, W), in a run of the zoo.
 
         Never images that were drawn at random: of real ones their ranges say nothing.
         """
         with suppress(AurepError):
             return self._normalised(self.images.x_train[:count]), f"training images of {self.config.data.name}"
-        images, labels = self.samples(count)
-        return images[: len(labels)], "samples"
+        if not self.folder.samples.is_file():
+            return np.zeros((0, *self.result.input.shape), np.float32), "samples"
+        return self.samples(count)[0], "samples"
 
     def _normalised(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         claim = self.result.input
