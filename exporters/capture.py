@@ -36,7 +36,8 @@ def portable(model: nn.Module) -> nn.Module:
 def run_eager(model: nn.Module, x: Tensor, what: str = "") -> Tensor:
     """Logits of `model` in eval mode on `x`: the example input, or several of `what`.
 
-    Raises AurepError unless they are one tensor with x's batch, all finite."""
+    Raises AurepError unless they are one tensor with x's batch, all finite.
+    """
     try:
         with evaluating(model), torch.no_grad():
             logits = model(x)

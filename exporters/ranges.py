@@ -50,7 +50,7 @@ class _Seen:
 
     @classmethod
     def of(cls, x: Tensor, kept: int) -> _Seen:
-        """From a site's inputs `x` (n, C, ...), `kept` of them at most twice over for the quantiles."""
+        """From a site's inputs `x` (n, C, ...), fewer than twice `kept` of them for the quantiles."""
         rows = x.transpose(0, 1).flatten(1)
         step = max(1, x.numel() // kept)
         return cls(rows.amin(1), rows.amax(1), [x.flatten()[::step].clone()])
@@ -83,7 +83,7 @@ def _measure(module: nn.Module, inputs: Array) -> dict[str, _Seen]:
     """By site, named as `name_sites` names the calls of one module."""
     found: dict[str, _Seen] = {}
     calls: dict[str, int] = defaultdict(int)
-    kept = max(1, _KEPT * _ROWS // len(inputs))  # of each batch
+    kept = _KEPT // -(-len(inputs) // _ROWS)  # of each batch
 
     def watch(site: nn.Module, given: tuple[Any, ...]) -> None:
         assert isinstance(site, HybridActivation)

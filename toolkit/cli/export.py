@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--calibration-images",
-    type=click.IntRange(min=16),
+    type=click.IntRange(min=16),  # of fewer nothing is certified
     metavar="N",
     help="Training images that the sites' ranges are certified on.  [default: 512 to 4096, fewer of larger ones]",
 )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aurep.data import ImageData, load_data
-from aurep.data.drawn import drawn_pixels, steady
+from aurep.data.drawn import DRAWS, drawn_pixels, steady
 from aurep.errors import AurepError
 from aurep.files import sha256
 from aurep.metadata import Origin, TrainingClaim
@@ -27,7 +27,6 @@ from aurep.training.setup import build_network, prepare_student
 # What an older run's config.toml calls them; read until version 0.2. A recipe must use the new names.
 _RENAMED = (("data", "crop", "pad"), ("search", "widths", "width_multipliers"))
 _DROPPED = (("search", "refits"), ("finetune", "running_by"))  # which only mattered while it trained
-_DRAWS = 4  # times as many images are drawn at most as samples are wanted
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
@@ -132,17 +131,17 @@ class Run:
         with suppress(AurepError):
             return self.images.x_test[:count], self.images.y_test[:count]
         rng = np.random.default_rng(0)
-        drawn = drawn_pixels(rng, (_DRAWS * count, *self.result.input.shape))
-        pixels = np.round(255 * drawn).astype(np.uint8)
         chosen: list[NDArray[np.uint8]] = []
-        for some in np.split(pixels, _DRAWS):
-            chosen.extend(some[steady(rng, self._normalised(some), self._logits)])
+        for _ in range(DRAWS):
+            pixels = np.round(255 * drawn_pixels(rng, (count, *self.result.input.shape))).astype(np.uint8)
+            images = self._normalised(pixels)
+            chosen.extend(pixels[steady(rng, images, self._logits(images), self._logits)])
             if len(chosen) >= count:
                 return np.stack(chosen[:count]), np.zeros(0)
         raise AurepError(
             f"{self.folder.path} has no samples, its data set {self.config.data.name} is not at hand, and on only "
-            f"{len(chosen)} of {len(pixels)} images drawn at random its network does not overflow, {count} being "
-            "needed; name the folder of the data set with --data-dir."
+            f"{len(chosen)} of {DRAWS * count} images drawn at random its network stays far within fp32, {count} "
+            "being needed; name the folder of the data set with --data-dir."
         )
 
     def _logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,7 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from aurep.validators.checks.tolerances import CONDITION_FACTOR, DISTURBANCE, PARITY_SCALED
+from aurep.data.drawn import disturbed
+from aurep.validators.checks.tolerances import CONDITION_FACTOR, PARITY_SCALED
 from aurep.validators.session import Session
 
 Inputs = NDArray[np.float32]
@@ -71,8 +72,7 @@ def _at_kink(model: onnx.ModelProto, node: onnx.NodeProto, samples: Inputs, prov
 def allowed_error(session: Session, inputs: Inputs, spread: NDArray[np.float64]) -> Iterator[float]:
     """Per image, the scaled error that rounding may make: far from real images a network may be ill-conditioned, which
     shows in how far its own logits move when the input moves by `DISTURBANCE`."""
-    draw = np.random.default_rng(0).uniform(-DISTURBANCE, DISTURBANCE, inputs.shape)
-    logits, moved = session.run(inputs), session.run((inputs * (1 + draw)).astype(np.float32))
+    logits, moved = session.run(inputs), session.run(disturbed(np.random.default_rng(0), inputs))
     for one, other in zip(logits, moved, strict=True):
         scale = np.maximum(spread, np.ptp(one) / 2)  # as the error is measured
         movement = float((np.abs(other - one).reshape(-1) / np.maximum(scale, 1e-30)).max(initial=0))

@@ -13,14 +13,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from aurep.data.drawn import drawn_fields, drawn_pixels, steady
+from aurep.data.drawn import DRAWS, drawn_fields, drawn_pixels, steady
 from aurep.metadata import InputClaim
 from aurep.validators.graph.batch import fixed_batch, model_inputs
 from aurep.validators.session import CannotRunError, Session
 from aurep.validators.stages import stage
 
 IMAGES = 8
-DRAWS = 4  # times as many are drawn at most, for as many as that on which the network may be asked
 FAR = 1.0  # see `answerable`
 Eager = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # the model that a graph was made of
 Beyond = Callable[[NDArray[np.float32]], float]  # `ranges.beyond` of an image (1, ...)
@@ -72,10 +71,11 @@ def answerable(images: NDArray[Any], session: Session, eager: Eager | None, beyo
     of 69 sites begin to differ between two ways of rounding. Raises CannotRunError.
     """
     runs = [session.run, *([] if eager is None else [eager])]
-    if any(len(run(images)) != len(images) for run in runs):
+    logits = [run(images) for run in runs]
+    if any(len(found) != len(images) for found in logits):
         return np.ones(len(images), bool)
     rng = np.random.default_rng(secrets.randbits(64))
-    fine = np.any([steady(rng, images, run) for run in runs], axis=0)
+    fine = np.any([steady(rng, images, found, run) for found, run in zip(logits, runs, strict=True)], axis=0)
     far = [bool(beyond) and all(measure(image) > FAR for measure in beyond) for image in images[:, None]]
     return np.logical_and(fine, np.logical_not(far))
 

@@ -1,12 +1,14 @@
 """Every tolerance of the checks, each with its reason."""
 
+# `LOGIT_ROUNDING` is what no comparison of two logits can tell; it counts for nothing, as a class may hardly move.
+# `DISTURBANCE` is how far every operand is disturbed to see whether the logits depend on rounding.
+from aurep.data.drawn import DISTURBANCE as DISTURBANCE
+from aurep.data.drawn import LOGIT_ROUNDING as LOGIT_ROUNDING
+
 # Largest error of a class's logit over half of what it moves between images: for what a bundle stores, those of the
 # bundle alone, since drawn ones may move it more, and make room for a changed weight. fp32 sums in another order stay
 # below 1e-5 through fifty layers; one wrong mask element or a coefficient off in its third digit shows above 1e-3.
 PARITY_SCALED = 1e-4
-# What no comparison of two logits can tell: sixteen roundings of fp32 of the logit itself. They count for nothing, as a
-# class may hardly move.
-LOGIT_ROUNDING = 2.0**-20
 # Share of a logit's usual size (the median over the classes) that counts as moved at least: fp32 sums of values of that
 # size differ by some 1e-7 of it, which PARITY_SCALED of this still holds.
 LEAST_SPREAD = 1e-2
@@ -20,11 +22,8 @@ ACCURACY_POINTS = 0.1
 # Share of images whose class must survive fixed-point rounding. A bundle's samples are a few dozen: one near-tie among
 # 64 (1.6 %) may fall the other way, two may not; rounding too coarse for a network changes many.
 FIXED_POINT_AGREEMENT = 0.98
-# How far every operand is disturbed to see whether the logits depend on rounding: 64 times the rounding of fp32 (2^-24,
-# relative), so that a step made of it drowns, yet a quarter of what truncation to 16 fraction bits does to values of 1.
-DISTURBANCE = 2.0**-18
-# What that does to a logit of any honest network, as a share of the logit: a dozen layers, each moving it by the
-# disturbance once, add up like a random walk to a few times it. A class that images hardly move needs this.
+# What the disturbance does to a logit of any honest network, as a share of the logit: a dozen layers, each moving it by
+# the disturbance once, add up like a random walk to a few times it. A class that images hardly move needs this.
 HONEST_MOVE = 16 * DISTURBANCE
 # And the values that count as none at all: far above the smallest numbers of fp32 (1e-38), whose rounding is coarse.
 NEGLIGIBLE = 1e-30
